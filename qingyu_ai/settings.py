@@ -1,0 +1,199 @@
+"""Settings of every process: defaults, then `qingyu.yaml`, then the environment.
+
+A nested value is named with two underscores: `QINGYU_BRIDGE__PORT=50061`. `QINGYU_CONFIG` names another YAML file.
+Nothing here is read at import time; each process calls `load()` once, at its start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Log(_Section):
+    """How a process logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+    calls: bool = False
+    """One line for each finished call. It costs the bridge a few per cent of its CPU, and metrics count the same."""
+
+
+class Nats(_Section):
+    """The broker: where it is, and where `up` puts its own."""
+
+    url: str = ""
+    """Servers to use, comma separated; empty: `up` starts one from the wheel. `NATS_URL` sets it too."""
+    host: str = "127.0.0.1"
+    port: Port = 4222
+    monitor_port: Port = 8222
+
+    @property
+    def servers(self) -> list[str]:
+        """The addresses to connect to."""
+        return [s.strip() for s in (self.url or f"nats://{self.host}:{self.port}").split(",") if s.strip()]
+
+
+def _number(value: object) -> object:
+    """A Literal compares without converting, and the environment has only texts."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+class Bus(_Section):
+    """The bus protocol's times and sizes (docs/bus-protocol.md). Every process of a deployment shares them."""
+
+    beat_seconds: Seconds = 2.5
+    lease_seconds: Seconds = 10.0
+    ack_wait_seconds: Seconds = 10.0
+    in_progress_seconds: Seconds = 3.0
+    frame_ack_seconds: Seconds = 1.0
+    store_seconds: Seconds = 2.0
+    """How long to wait for the queue or the record bucket to acknowledge one write, before it is tried again."""
+    attempts: Annotated[int, Field(ge=1)] = 5
+    window_frames: Annotated[int, Field(ge=1)] = 256
+    window_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
+    call_log_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
+    log_age_seconds: Seconds = 20 * 60.0
+    log_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    queue_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    record_age_seconds: Seconds = 24 * 3600.0
+    record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    session_age_seconds: Seconds = 7 * 24 * 3600.0
+    session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
+    default_deadline_seconds: Seconds = 600.0
+    """For a job whose caller set no deadline."""
+    longest_deadline_seconds: Seconds = 900.0
+    """A longer deadline is cut to this one; it must stay below the log's age."""
+
+
+class Bridge(_Section):
+    """The gRPC edge."""
+
+    host: str = "127.0.0.1"
+    port: Port = 50051
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port = 9464
+    expected_workers: tuple[str, ...] = ("chat",)
+    """Kinds of worker without which HealthCheck says `unhealthy`."""
+    max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
+    max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
+    max_calls: Annotated[int, Field(ge=1)] = 4000
+    """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
+    max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
+    """Documents of one BatchIndex that are on their way at once."""
+    drain_seconds: Seconds = 30.0
+
+
+class Worker(_Section):
+    """What every kind of worker has."""
+
+    slots: Annotated[int, Field(ge=1)] = 256
+    """Calls that run at once in one process."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port = 0
+    """0: no metrics endpoint."""
+    drain_seconds: Seconds = 30.0
+
+
+class Chat(Worker):
+    """The chat worker."""
+
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
+    metrics_port: Port = 9564
+    """Kinds are a hundred apart, because `up` gives each process of a kind the next port."""
+    system_prompt: str = ""
+    session_messages: Annotated[int, Field(ge=2)] = 200
+    session_max_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
+
+
+class Offline(_Section):
+    """The model that is always there. It computes its answers from the prompt and says so."""
+
+    first_delay_seconds: Annotated[float, Field(ge=0)] = 0.15
+    deltas_per_second: Annotated[float, Field(ge=0)] = 50.0
+    """0: as fast as it can."""
+
+
+class Settings(BaseSettings):
+    """All settings of a deployment; a process reads its own part."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QINGYU_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = Path("var")
+    log: Log = Log()
+    nats: Nats = Nats()
+    bus: Bus = Bus()
+    bridge: Bridge = Bridge()
+    chat: Chat = Chat()
+    offline: Offline = Offline()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, the environment, the YAML file."""
+        path = Path(os.environ.get("QINGYU_CONFIG", "qingyu.yaml"))
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+
+
+class SettingsError(Exception):
+    """The settings do not hold. The message names each setting and what is wrong with it."""
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings once.
+
+    Raises:
+        SettingsError: a value is missing, unknown or out of range, or the file that `QINGYU_CONFIG` names is not there.
+    """
+    named = os.environ.get("QINGYU_CONFIG")
+    if named and not Path(named).is_file():
+        raise SettingsError(f"QINGYU_CONFIG names {named}, which is not a file")
+    try:
+        settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each one
+    except ValidationError as e:
+        lines = [f"  {env_name(err['loc'])}: {err['msg']}" for err in e.errors(include_url=False)]
+        raise SettingsError("settings that do not hold:\n" + "\n".join(lines)) from None
+    url = os.environ.get("NATS_URL", "")
+    if url and not settings.nats.url:
+        settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
+    bus = settings.bus
+    if bus.longest_deadline_seconds >= bus.log_age_seconds:
+        raise SettingsError(
+            "QINGYU_BUS__LONGEST_DEADLINE_SECONDS must be below QINGYU_BUS__LOG_AGE_SECONDS: "
+            f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
+        )
+    return settings
+
+
+def env_name(path: tuple[int | str, ...]) -> str:
+    """Name the environment variable of a setting: `("bridge", "port")` → `QINGYU_BRIDGE__PORT`."""
+    return "QINGYU_" + "__".join(str(p).upper() for p in path)
