@@ -1,0 +1,416 @@
+"""The asking side: what a bridge does with a call. Rpc rows are asked, job rows are stored and read from the log."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import structlog
+
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.routes import Route
+from qingyu_ai.settings import Bus as BusSettings
+
+from . import headers as wire
+from . import record, subjects, topology
+from .deadline import Deadline
+from .discovery import Presence
+from .errors import (
+    BusDown,
+    Conflict,
+    Disconnected,
+    Expired,
+    Fault,
+    Lost,
+    NoResponders,
+    NotFound,
+    NoWorker,
+    Overloaded,
+    PayloadTooLarge,
+    ReplyTimeout,
+    SameIdOtherBody,
+    Silent,
+    StoreRefused,
+    TooLarge,
+    TransportError,
+)
+from .headers import Envelope
+from .job import Records
+from .reading import Reading
+from .record import Attach, Entry
+from .transport import Bus, Subscription, Usage
+
+log = structlog.get_logger(__name__)
+
+TICK = 0.5
+"""Seconds between looks at the open calls."""
+
+LOG_FULL = 0.9
+"""Share of the log's room above which its oldest messages are about to go."""
+
+LOG_MARGIN = 5.0
+"""Seconds by which the log's oldest message must be older than the oldest open call."""
+
+CANCEL_KEPT = 60.0
+"""Seconds for which a cancelled call's worker is told again whenever it is still heard."""
+
+
+def log_has_room(usage: Usage, oldest_open: float, now: float) -> bool:
+    """Decide whether a new call may begin: a full log drops its oldest messages, which must not be an open call's.
+
+    Args:
+        usage: of the log.
+        oldest_open: when the oldest open call began, unix seconds; `now` if there is none.
+        now: unix seconds.
+    """
+    if usage.max_bytes <= 0 or usage.bytes < LOG_FULL * usage.max_bytes:
+        return True
+    return usage.oldest_unix < oldest_open - LOG_MARGIN
+
+
+class Caller:
+    """One bridge process on the bus."""
+
+    def __init__(self, bus: Bus, settings: BusSettings, presence: Presence) -> None:
+        self._bus = bus
+        self._settings = settings
+        self.presence = presence
+        self.token = secrets.token_hex(6)
+        self._records = Records(bus, settings)
+        self._open: dict[str, set[Reading]] = {}
+        self._began: dict[Reading, float] = {}
+        self._withdrawn: dict[str, float] = {}
+        self._checking: set[Reading] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._follower: Subscription | None = None
+        self._clock: asyncio.Task[None] | None = None
+        self._log_has_room = True
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.token}: {len(self._began)} calls open, {len(self._tasks)} tasks>"
+
+    @property
+    def open_calls(self) -> int:
+        """Job calls that are read now."""
+        return len(self._began)
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            TransportError: the log is missing, or the broker does not answer.
+        """
+        subject = subjects.logs_of_bridge(self.token)
+        self._follower = await self._bus.follow(topology.LOG, subject, self._on_frame, from_start=False)
+        self._clock = asyncio.get_running_loop().create_task(self._keep_time())
+
+    async def stop(self) -> None:
+        """Listen no more. Calls that are still open must have been given up before."""
+        if self._clock is not None:
+            self._clock.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2)
+        if self._follower is not None:
+            await self._follower.stop()
+
+    # Rpc rows.
+
+    async def ask(self, route: Route[Any, Any], subject: str, body: bytes, envelope: Envelope) -> bytes:
+        """Ask once.
+
+        Returns:
+            The encoded reply.
+
+        Raises:
+            Fault: the worker's own, or NoWorker, NotFound (nobody serves this token), Expired, BusDown, TooLarge.
+        """
+        try:
+            reply, headers = await self._bus.ask(
+                subject,
+                body,
+                timeout=max(0.001, envelope.deadline.remaining),
+                headers=envelope.to_headers(stored=False),
+            )
+        except NoResponders:
+            if route.token and self.presence.has(route.worker):
+                raise NotFound(route.worker, "工具", subject.rpartition(".")[2]) from None
+            raise NoWorker(route.worker) from None
+        except ReplyTimeout:
+            self._tell_cancelled(envelope.call)
+            raise Expired from None
+        except (Disconnected, PayloadTooLarge) as e:
+            raise _fault_of(e) from None
+        except asyncio.CancelledError:
+            self._tell_cancelled(envelope.call)
+            raise
+        if headers and wire.ERROR_CODE in headers:
+            raise Fault.from_status(reply)
+        return reply
+
+    def _tell_cancelled(self, call: str) -> None:
+        try:
+            self._bus.publish(subjects.cancel(call), b"")
+        except TransportError as e:
+            log.warning("cancel_not_sent", call=call, error=str(e))
+
+    # Job rows.
+
+    async def submit(
+        self, route: Route[Any, Any], subject: str, body: bytes, envelope: Envelope, *, chosen: bool
+    ) -> Reading:
+        """Bring a call into being, or join the one that has this id already.
+
+        Args:
+            envelope: without an inbox, which is added here.
+            chosen: the caller chose the request id, so the call may be known.
+
+        Returns:
+            Its reader; to be closed by `close`.
+
+        Raises:
+            NoWorker: nobody would take it; nothing is stored.
+            SameIdOtherBody: the id was used for another request.
+            Overloaded, TooLarge, BusDown: it could not be stored.
+        """
+        if chosen:
+            entry = await self._read(envelope.call)
+            match record.attach(entry, bytes.fromhex(envelope.digest)):
+                case Attach.REFUSE:
+                    raise SameIdOtherBody(envelope.request_id)
+                case Attach.FOLLOW:
+                    return await self._join(envelope.call)
+                case Attach.ANSWER:
+                    assert entry is not None
+                    return await self._answer(entry, envelope.call)
+                case _:
+                    pass
+        if not self.presence.has(route.worker):
+            raise NoWorker(route.worker)
+        if not self._log_has_room:
+            raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
+        inbox = subjects.log(route.worker, self.token, envelope.call)
+        reading = self._register(Reading(self._bus, envelope.call, inbox, self._settings))
+        headers = envelope.to_headers(stored=True)
+        headers[wire.INBOX] = inbox
+        try:
+            await self._store(subject, body, headers, envelope.deadline)
+        except BaseException:
+            self._forget(reading)
+            raise
+        return reading
+
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str], deadline: Deadline) -> None:
+        # A lost acknowledgement makes a second message of the same call; the record lets only one of them run.
+        for attempt in range(3):
+            try:
+                await self._bus.store(
+                    subject,
+                    body,
+                    headers=headers,
+                    timeout=min(self._settings.store_seconds, max(0.001, deadline.remaining)),
+                )
+                return
+            except ReplyTimeout:
+                if deadline.passed:
+                    raise Expired from None
+                log.warning("job_not_acknowledged", subject=subject, attempt=attempt + 1)
+            except TransportError as e:
+                raise _fault_of(e) from None
+        raise BusDown("the job queue does not answer")
+
+    async def _read(self, call: str) -> Entry | None:
+        try:
+            return await self._records.read(call)
+        except TransportError as e:
+            raise _fault_of(e) from None
+
+    async def _join(self, call: str) -> Reading:
+        """Read a call that another request began, from its start."""
+        inbox = subjects.logs_of_call(call)
+        reading = self._register(Reading(self._bus, call, inbox, self._settings))
+        try:
+            reading.own_follower = await self._bus.follow(
+                topology.LOG, inbox, lambda _, sequence, data: reading.on_frame(sequence, data), from_start=True
+            )
+        except BaseException:
+            self._forget(reading)
+            raise
+        return reading
+
+    async def _answer(self, entry: Entry, call: str) -> Reading:
+        """Answer a decided call: a unary row and a failure from the record, a stream from its log."""
+        end = entry.record.end
+        if end.HasField("answer") or end.status or not end.count:
+            reading = Reading(self._bus, call, "", self._settings)
+            reading.finish(end)
+            return reading
+        try:
+            first = await self._bus.next(
+                topology.LOG, subjects.logs_of_call(call), 1, timeout=self._settings.store_seconds
+            )
+        except TransportError as e:
+            raise _fault_of(e) from None
+        if first is None:
+            raise Lost("its log has expired")
+        return await self._join(call)
+
+    def _register(self, reading: Reading) -> Reading:
+        self._open.setdefault(reading.call, set()).add(reading)
+        self._began[reading] = time.time()
+        return reading
+
+    def _forget(self, reading: Reading) -> None:
+        readings = self._open.get(reading.call)
+        if readings is not None:
+            readings.discard(reading)
+            if not readings:
+                del self._open[reading.call]
+        self._began.pop(reading, None)
+
+    def close(self, reading: Reading, fault: Fault | None = None) -> None:
+        """Read a call no more.
+
+        Args:
+            fault: Cancelled or Expired: the call is to be decided so, if it has not ended.
+        """
+        self._forget(reading)
+        if reading.own_follower is not None:
+            self._spawn(reading.own_follower.stop())
+        if fault is not None and reading.end is None and reading.call not in self._open:
+            self._spawn(self._withdraw(reading, fault))
+
+    async def _withdraw(self, reading: Reading, fault: Fault) -> None:
+        """Decide a call against its worker: the record first, then the word."""
+        call = reading.call
+        for _ in range(5):
+            try:
+                entry = await self._records.read(call)
+                if entry is not None and entry.done:
+                    return
+                end = bus_pb2.End(status=fault.status, count=reading.position.next)
+                value = record.decided(entry.record if entry else None, entry.record.digest if entry else b"", end)
+                await self._records.write(call, value, entry.revision if entry else 0)
+            except Conflict:
+                continue  # it was claimed, taken over or finished in between
+            except TransportError as e:
+                log.warning("call_not_withdrawn", call=call, error=str(e))
+                return
+            self._withdrawn[call] = time.monotonic()
+            self._tell_cancelled(call)
+            return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Frames.
+
+    def _on_frame(self, subject: str, sequence: int, data: bytes) -> None:
+        call = subject.rpartition(".")[2]
+        readings = self._open.get(call)
+        if readings is None:
+            if call in self._withdrawn:
+                self._tell_cancelled(call)  # its worker has not heard, or not believed
+            return
+        for reading in readings:
+            if reading.own_follower is None:
+                reading.on_frame(sequence, data)
+
+    def credit(self, reading: Reading) -> None:
+        """Let the worker go on, once the caller has taken half a window."""
+        up_to = reading.taken + self._settings.window_frames
+        if reading.worker and up_to - reading.granted >= self._settings.window_frames // 2:
+            reading.granted = up_to
+            self._say_credit(reading.worker, [reading])
+
+    def _say_credit(self, worker: str, readings: list[Reading]) -> None:
+        grants = [bus_pb2.Credit.Grant(call=r.call, up_to=r.granted) for r in readings]
+        try:
+            self._bus.publish(subjects.credit(worker), bus_pb2.Credit(grants=grants).SerializeToString())
+        except TransportError:
+            log.debug("credit_not_sent", worker=worker)  # the next beat says it again
+
+    # Time.
+
+    async def _keep_time(self) -> None:
+        beat = gauge = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for reading in self._all():
+                if reading.end is None and now - reading.heard > self._settings.lease_seconds:
+                    self._ask_record(reading)
+            if now - beat >= self._settings.beat_seconds:
+                beat = now
+                self._repeat_credit()
+                self._withdrawn = {c: at for c, at in self._withdrawn.items() if now - at < CANCEL_KEPT}
+            if now - gauge >= 1.0:
+                gauge = now
+                await self._gauge()
+
+    def _all(self) -> Iterator[Reading]:
+        yield from list(self._began)
+
+    def _repeat_credit(self) -> None:
+        lots: dict[str, list[Reading]] = {}
+        for reading in self._all():
+            if reading.worker and reading.granted > self._settings.window_frames:
+                lots.setdefault(reading.worker, []).append(reading)
+        for worker, readings in lots.items():
+            self._say_credit(worker, readings)
+
+    async def _gauge(self) -> None:
+        try:
+            usage = await self._bus.used(topology.LOG)
+        except TransportError:
+            return
+        now = time.time()
+        self._log_has_room = log_has_room(usage, min(self._began.values(), default=now), now)
+
+    def _ask_record(self, reading: Reading) -> None:
+        if reading not in self._checking:
+            self._checking.add(reading)
+            self._spawn(self._judge_silence(reading))
+
+    async def _judge_silence(self, reading: Reading) -> None:
+        """Nothing was heard for a lease: ask the record what to think of it."""
+        try:
+            entry = await self._records.read(reading.call)
+        except TransportError as e:
+            reading.fail(BusDown(str(e)))
+            return
+        finally:
+            self._checking.discard(reading)
+        if reading.end is not None:
+            return
+        if entry is None:
+            reading.heard = time.monotonic()  # queued: nobody has begun, and the deadline bounds the wait
+        elif not entry.done:
+            claimed = (record.now_ms() - entry.record.at_ms) / 1000
+            if claimed < self._settings.lease_seconds and entry.revision != reading.position.epoch:
+                reading.heard = time.monotonic() - claimed  # claimed just now
+            else:
+                reading.fail(Silent(self._settings.lease_seconds))
+        elif (
+            entry.record.end.HasField("answer")
+            or entry.record.end.status
+            or entry.record.end.count == reading.position.next
+        ):
+            reading.finish(entry.record.end)
+        else:
+            reading.look_again()
+
+
+def _fault_of(error: TransportError) -> Fault:
+    """Translate at the border: what the broker did not do, as the caller may see it."""
+    match error:
+        case PayloadTooLarge():
+            return TooLarge("The request", "请求", error.size, error.limit)
+        case StoreRefused(code=code) if code in (10077, 10047, 10023):
+            return Overloaded("The job queue is full", "任务队列已满", code)
+        case _:
+            return BusDown(str(error))

@@ -1,0 +1,378 @@
+"""The broker as NATS: one connection of one process (decision record 0003 tells what is done differently from nats-py).
+
+- Messages are handled where they are read, without a queue and a task per subscription. Handlers are plain functions.
+- Sizes are checked here, headers included: the server answers one byte too many by closing the connection for good.
+- Nothing is published while there is no connection: nats-py would keep it and send it long after its caller gave up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.js import JetStreamContext
+
+from . import headers as wire
+from . import topology
+from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
+from .ordered import OrderedReader
+from .pull import StandingPull
+from .transport import (
+    STATUS,
+    Delivery,
+    Headers,
+    Hook,
+    OnFrame,
+    OnMessage,
+    OnReply,
+    Puller,
+    Queue,
+    Stored,
+    Subscription,
+    Usage,
+)
+
+log = structlog.get_logger(__name__)
+
+EXPECT = "Nats-Expected-Last-Subject-Sequence"
+SEQUENCE = "Nats-Sequence"
+SUBJECT = "Nats-Subject"
+WRONG_SEQUENCE = 10071
+MAX_SUBJECT = 512
+API_TIMEOUT = 5.0
+"""Seconds for one call of the JetStream management API."""
+
+
+class NatsBus:
+    """See `transport.Bus`."""
+
+    def __init__(self, name: str) -> None:
+        self._nc = Client()
+        self._name = name
+        self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"
+        self.max_payload = 0
+        self._waiting: dict[int, OnReply] = {}
+        self._next_token = 0
+        self._prefix_length = len(self.inbox) + 1
+        self._on_reconnect: list[Hook] = []
+        self._closing = False
+        self._pulls: set[StandingPull] = set()
+        self._readers: set[OrderedReader] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._js: JetStreamContext = self._nc.jetstream(timeout=API_TIMEOUT)
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "closed" if self._nc.is_closed else "reconnecting"
+        return f"<NatsBus {self._name}: {state}, {len(self._waiting)} requests waiting, {len(self._tasks)} tasks>"
+
+    @classmethod
+    async def open(cls, servers: list[str], name: str, on_closed: Callable[[], None]) -> NatsBus:
+        """Connect, and stay connected until `close`.
+
+        Args:
+            servers: nats:// addresses.
+            name: shown in NATS monitoring, and part of the inbox prefix.
+            on_closed: called if the connection is closed for good though nobody asked; the process should end then.
+
+        Raises:
+            Disconnected: no server answers.
+        """
+        bus = cls(name)
+
+        async def closed() -> None:
+            if not bus._closing:
+                log.critical("bus_closed", servers=servers)
+                on_closed()
+
+        async def failed(error: Exception) -> None:
+            log.warning("bus_error", error=str(error) or type(error).__name__)
+
+        async def disconnected() -> None:
+            log.warning("bus_disconnected", servers=servers)
+
+        try:
+            await bus._nc.connect(
+                servers=servers,
+                name=name,
+                inbox_prefix=f"_INBOX.{name}",
+                error_cb=failed,
+                disconnected_cb=disconnected,
+                reconnected_cb=bus._reconnected,
+                closed_cb=closed,
+                max_reconnect_attempts=3,  # while connecting for the first time; -1 below
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, passed to asyncio.sleep
+                connect_timeout=3,
+                ping_interval=10,
+                max_outstanding_pings=2,
+            )
+        except (OSError, nats.errors.Error, TimeoutError) as e:
+            raise Disconnected(f"no NATS server at {', '.join(servers)}: {e}") from e
+        bus._nc.options["max_reconnect_attempts"] = -1
+        bus.max_payload = bus._nc.max_payload
+        await bus.subscribe(f"{bus.inbox}.*", bus._on_inbox)
+        return bus
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """The management API, for `topology`."""
+        return self._js
+
+    @property
+    def connected(self) -> bool:
+        """See `transport.Bus.connected`."""
+        return self._nc.is_connected
+
+    @property
+    def client_id(self) -> int | None:
+        """The number that the server gave this connection; it changes when the connection is lost."""
+        return self._nc.client_id
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """Have something done after each reconnection."""
+        self._on_reconnect.append(hook)
+
+    async def _reconnected(self) -> None:
+        log.info("bus_reconnected", server=self._nc.connected_url.netloc if self._nc.connected_url else "")
+        for hook in self._on_reconnect:
+            try:
+                await hook()
+            except Exception:
+                log.exception("reconnect_hook_failed")
+        for pull in self._pulls:
+            pull.reset()
+        for reader in self._readers:
+            reader.mend("reconnected")
+
+    # Core messages.
+
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        """See `transport.Bus.publish`."""
+        if not self._nc.is_connected:
+            raise Disconnected("no connection to NATS")
+        size = len(data) + (wire.size(headers) if headers else 0)
+        if size > self.max_payload or len(subject) > MAX_SUBJECT:
+            raise PayloadTooLarge(size, self.max_payload)
+        _finish(self._nc.publish(subject, data, reply, headers))  # type: ignore[arg-type]  # any mapping will do
+
+    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
+        """See `transport.Bus.request`."""
+        token = self._next_token = self._next_token + 1
+        self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+        self._waiting[token] = on_reply
+        return token
+
+    def forget(self, token: int) -> None:
+        """See `transport.Bus.forget`."""
+        self._waiting.pop(token, None)
+
+    def _on_inbox(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        on_reply = self._waiting.pop(int(subject[self._prefix_length :]), None)
+        if on_reply is not None:
+            on_reply(data, headers)
+
+    async def ask(
+        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None
+    ) -> tuple[bytes, Headers | None]:
+        """See `transport.Bus.ask`."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[bytes, Headers | None]] = loop.create_future()
+
+        def arrived(data: bytes, headers: Headers | None) -> None:
+            if not answer.done():
+                answer.set_result((data, headers))
+
+        def late() -> None:
+            if not answer.done():
+                answer.set_exception(ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s"))
+
+        token = self.request(subject, data, arrived, headers=headers)
+        timer = loop.call_later(timeout, late)
+        try:
+            body, reply_headers = await answer
+        finally:
+            timer.cancel()
+            self.forget(token)
+        if reply_headers and reply_headers.get(STATUS) == "503" and not body:
+            raise NoResponders(subject)
+        return body, reply_headers
+
+    async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
+        """See `transport.Bus.subscribe`."""
+        # No pending limits: nothing ever waits in the subscription.
+        sub = await self._nc.subscribe(subject, queue=queue, pending_bytes_limit=0)
+        sub._pending_queue = _Inline(handler)  # type: ignore[assignment]
+        await self._nc.flush()
+        return _NatsInterest(sub)
+
+    # Streams.
+
+    async def store(
+        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None, expect: int | None = None
+    ) -> int:
+        """See `transport.Bus.store`."""
+        if expect is not None:
+            headers = {**(headers or {}), EXPECT: str(expect)}
+        try:
+            body, _ = await self.ask(subject, data, timeout=timeout, headers=headers)
+        except NoResponders:
+            raise StoreRefused(subject, 503, "no stream captures this subject") from None
+        return parse_ack(subject, body)
+
+    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+        """See `transport.Bus.last`."""
+        return await self._direct_get(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout)
+
+    async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
+        """See `transport.Bus.next`."""
+        wanted = json.dumps({"seq": max(sequence, 1), "next_by_subj": subject}).encode()
+        return await self._direct_get(f"$JS.API.DIRECT.GET.{stream}", wanted, timeout)
+
+    async def _direct_get(self, api: str, wanted: bytes, timeout: float) -> Stored | None:
+        try:
+            body, headers = await self.ask(api, wanted, timeout=timeout)
+        except NoResponders:
+            raise StoreRefused(api, 503, "the stream is not there") from None
+        headers = headers or {}
+        status = headers.get(STATUS)
+        if status == "404" or headers.get("KV-Operation"):
+            return None
+        if status is not None:
+            raise StoreRefused(api, int(status), headers.get("Description", ""))
+        return Stored(headers[SUBJECT], int(headers[SEQUENCE]), body)
+
+    async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
+        """See `transport.Bus.follow`."""
+        reader = OrderedReader(self, self._js, stream, subject, handler)
+        await reader.start(from_start=from_start)
+        self._readers.add(reader)
+        return reader
+
+    def dismiss(self, reader: OrderedReader) -> None:
+        """A reader has stopped."""
+        self._readers.discard(reader)
+
+    async def pull(self, queue: Queue, free: Callable[[], int], handler: Callable[[Delivery], None]) -> Puller:
+        """See `transport.Bus.pull`."""
+        puller = StandingPull(self, queue, free, handler)
+        await puller.start()
+        self._pulls.add(puller)
+        return puller
+
+    async def generation(self, stream: str) -> str:
+        """See `transport.Bus.generation`."""
+        return str((await self._info(stream))["created"])
+
+    async def used(self, stream: str) -> Usage:
+        """See `transport.Bus.used`."""
+        info = await self._info(stream)
+        state, first = info["state"], 0.0
+        if state["messages"]:
+            first = _unix(state["first_ts"])
+        return Usage(state["bytes"], info["config"]["max_bytes"], first)
+
+    async def _info(self, stream: str) -> dict[str, Any]:
+        try:
+            body, _ = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=API_TIMEOUT)
+        except NoResponders:
+            raise StoreRefused(stream, 503, "JetStream is not running") from None
+        info: dict[str, Any] = json.loads(body)
+        if "error" in info:
+            raise StoreRefused(stream, info["error"].get("err_code", 0), info["error"].get("description", ""))
+        return info
+
+    async def ensure_topology(self, settings: Any) -> None:
+        """Make the streams and buckets (see `topology.ensure`)."""
+        await topology.ensure(self._js, settings)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the handlers, and keep hold of it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """See `transport.Bus.close`."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        if not self._nc.is_closed:
+            if self._nc.is_connected:
+                # What was published last (acks, end frames) must leave before the socket closes.
+                await self._nc.flush(timeout=2)
+            await self._nc.close()
+
+
+def parse_ack(subject: str, body: bytes) -> int:
+    """Read a stream's acknowledgement.
+
+    Raises:
+        Conflict: the compare-and-set failed.
+        StoreRefused: the stream did not take the message.
+    """
+    ack = json.loads(body)
+    error = ack.get("error")
+    if error is None:
+        return int(ack["seq"])
+    code = error.get("err_code", 0)
+    if code == WRONG_SEQUENCE:
+        raise Conflict(subject)
+    raise StoreRefused(subject, code, error.get("description", ""))
+
+
+def _finish(publishing: Coroutine[Any, Any, None]) -> None:
+    """Run nats-py's publish to its end now. It is a coroutine that never waits (tests/bus/test_connection.py holds it)."""
+    try:
+        publishing.send(None)
+    except StopIteration:
+        return
+    publishing.close()
+    raise RuntimeError("nats-py's publish waits since this version; see decision record 0003")
+
+
+def _unix(timestamp: str) -> float:
+    """RFC 3339 with nanoseconds, as JetStream writes it, to unix seconds."""
+    from datetime import datetime
+
+    head, _, fraction = timestamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(head + "+00:00").timestamp() + (float(f"0.{fraction}") if fraction.isdigit() else 0)
+
+
+class _Inline:
+    """Stands in for the queue of a nats-py subscription: what is put is handled at once."""
+
+    def __init__(self, handler: OnMessage) -> None:
+        self._handler = handler
+
+    def put_nowait(self, msg: Any) -> None:
+        try:
+            self._handler(msg.subject, msg.reply, msg.data, msg.headers)
+        except Exception:
+            # An exception here would end nats-py's read loop, and with it every call of this process.
+            log.exception("handler_failed", subject=msg.subject)
+
+    def qsize(self) -> int:
+        return 0
+
+    def empty(self) -> bool:
+        return True
+
+    async def join(self) -> None:
+        return
+
+
+class _NatsInterest:
+    """See `transport.Subscription`."""
+
+    def __init__(self, sub: NatsSubscription) -> None:
+        self._sub = sub
+
+    async def stop(self) -> None:
+        if not self._sub._closed and not self._sub._conn.is_closed:
+            await self._sub.unsubscribe()

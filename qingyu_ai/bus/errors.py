@@ -1,0 +1,363 @@
+"""What can go wrong with a call, as values that carry their facts and write their own sentence, in English and Chinese.
+
+A `Fault` is safe to show to the caller: it becomes a `google.rpc.Status` with details (ErrorInfo, RetryInfo, BadRequest,
+LocalizedMessage). Anything else that is raised is a defect of ours: logged once, shown as `Internal` with an id.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from enum import IntEnum
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "qingyu.ai"
+"""`ErrorInfo.domain` of every error of this system."""
+
+
+class Code(IntEnum):
+    """The canonical status codes (google/rpc/code.proto), so that only the edge needs to import grpc."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Fault(Exception):
+    """An error that the caller may see.
+
+    Args:
+        code: the status.
+        reason: UPPER_SNAKE_CASE, for `ErrorInfo.reason`; clients switch on it, so it never changes.
+        message: one English sentence: what happened, which thing, what to do.
+        chinese: the same in Chinese.
+        retry_seconds: when it makes sense to try again; None: not by waiting.
+        facts: `ErrorInfo.metadata`.
+        violations: (field, what is wrong with it), for `BadRequest`.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        reason: str,
+        message: str,
+        chinese: str,
+        *,
+        retry_seconds: float | None = None,
+        facts: dict[str, str] | None = None,
+        violations: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.chinese = chinese
+        self.retry_seconds = retry_seconds
+        self.facts = facts or {}
+        self.violations = tuple(violations)
+
+    @functools.cached_property
+    def status(self) -> bytes:
+        """The encoded `google.rpc.Status`."""
+        details: list[any_pb2.Any] = [
+            _any(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.facts))
+        ]
+        if self.retry_seconds is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(int(self.retry_seconds * 1000))
+            details.append(_any(error_details_pb2.RetryInfo(retry_delay=delay)))
+        if self.violations:
+            fields = [
+                error_details_pb2.BadRequest.FieldViolation(field=field, description=what)
+                for field, what in self.violations
+            ]
+            details.append(_any(error_details_pb2.BadRequest(field_violations=fields)))
+        details.append(_any(error_details_pb2.LocalizedMessage(locale="zh-CN", message=self.chinese)))
+        status = status_pb2.Status(code=int(self.code), message=self.message, details=details)
+        return bytes(status.SerializeToString())
+
+    @classmethod
+    def from_status(cls, encoded: bytes) -> Fault:
+        """Read back what `status` wrote, perhaps in another release."""
+        status = status_pb2.Status.FromString(encoded)
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        localized, bad = error_details_pb2.LocalizedMessage(), error_details_pb2.BadRequest()
+        retry_seconds = None
+        for detail in status.details:
+            detail.Unpack(info)
+            detail.Unpack(localized)
+            detail.Unpack(bad)
+            if detail.Unpack(retry):
+                retry_seconds = retry.retry_delay.ToMilliseconds() / 1000
+        try:
+            code = Code(status.code)
+        except ValueError:
+            code = Code.UNKNOWN
+        fault = cls(
+            code,
+            info.reason,
+            status.message,
+            localized.message,
+            retry_seconds=retry_seconds,
+            facts=dict(info.metadata),
+            violations=[(v.field, v.description) for v in bad.field_violations],
+        )
+        fault.__dict__["status"] = encoded  # goes on to the caller as it came
+        return fault
+
+
+def _any(
+    message: error_details_pb2.ErrorInfo
+    | error_details_pb2.RetryInfo
+    | error_details_pb2.BadRequest
+    | error_details_pb2.LocalizedMessage,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+class Invalid(Fault):
+    """The request breaks a rule; each violation names the field."""
+
+    def __init__(self, *violations: tuple[str, str]) -> None:
+        said = "; ".join(f"{field}: {what}" for field, what in violations)
+        super().__init__(
+            Code.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            f"The request is not valid: {said}",
+            f"请求无效：{said}",
+            violations=violations,
+        )
+
+
+class NoWorker(Fault):
+    """Nobody answers for this kind of work."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            "NO_WORKER",
+            f"No {kind} worker is running; try again in a moment",
+            f"没有可用的 {kind} 服务，请稍后重试",
+            retry_seconds=1.0,
+            facts={"worker": kind},
+        )
+
+
+class BusDown(Fault):
+    """The bridge has no connection to the broker, or the broker does not store."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            "BUS_UNAVAILABLE",
+            f"The message bus is not available ({what}); try again in a moment",
+            "消息总线暂时不可用，请稍后重试",
+            retry_seconds=1.0,
+        )
+
+
+class Overloaded(Fault):
+    """A limit is reached; the same call may go through later."""
+
+    def __init__(self, what: str, chinese: str, limit: int, *, retry_seconds: float = 1.0) -> None:
+        super().__init__(
+            Code.RESOURCE_EXHAUSTED,
+            "OVERLOADED",
+            f"{what} (limit {limit}); try again in a moment",
+            f"{chinese}（上限 {limit}），请稍后重试",
+            retry_seconds=retry_seconds,
+            facts={"limit": str(limit)},
+        )
+
+
+class TooLarge(Fault):
+    """Something is larger than what can be carried; waiting does not help."""
+
+    def __init__(self, what: str, chinese: str, size: int, limit: int) -> None:
+        super().__init__(
+            Code.RESOURCE_EXHAUSTED,
+            "TOO_LARGE",
+            f"{what} is {size} bytes; the limit is {limit}",
+            f"{chinese}为 {size} 字节，超过上限 {limit} 字节",
+            facts={"size": str(size), "limit": str(limit)},
+        )
+
+
+class Expired(Fault):
+    """The caller's deadline passed before the work was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.DEADLINE_EXCEEDED,
+            "DEADLINE_EXCEEDED",
+            "The deadline passed before the work was done",
+            "未能在截止时间内完成",
+        )
+
+
+class Cancelled(Fault):
+    """The caller withdrew the call."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.CANCELLED, "CANCELLED", "The caller cancelled the call", "请求已取消")
+
+
+class Silent(Fault):
+    """A worker that had begun has not been heard for a lease."""
+
+    def __init__(self, lease_seconds: float) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            "WORKER_LOST",
+            f"The worker on this call has been silent for {lease_seconds:g} s; try again",
+            "处理该请求的服务失去响应，请重试",
+            retry_seconds=1.0,
+        )
+
+
+class Interrupted(Fault):
+    """A worker died or was stopped on a call that had already said something."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            "WORKER_LOST",
+            "The worker on this call was lost before it finished; try again with another request id",
+            "处理该请求的服务中断，请换一个请求号重试",
+            retry_seconds=1.0,
+        )
+
+
+class Lost(Fault):
+    """Part of a stream is gone. What was shown so far is right; what would follow is not complete."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            Code.DATA_LOSS,
+            "STREAM_INCOMPLETE",
+            f"Part of this stream is lost ({what}); what you received is right, but not all",
+            "部分内容丢失；已收到的内容无误，但不完整",
+        )
+
+
+class SameIdOtherBody(Fault):
+    """A request id was used before, for another request."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            Code.ALREADY_EXISTS,
+            "REQUEST_ID_REUSED",
+            f"Request id {request_id!r} was used before for a request with another body; use a new id",
+            f"请求号 {request_id!r} 已用于内容不同的请求，请使用新的请求号",
+            facts={"request_id": request_id},
+        )
+
+
+class NotFound(Fault):
+    """A thing that the request names does not exist."""
+
+    def __init__(self, what: str, chinese: str, name: str) -> None:
+        super().__init__(
+            Code.NOT_FOUND,
+            "NOT_FOUND",
+            f"There is no {what} named {name!r}",
+            f"没有名为 {name!r} 的{chinese}",
+            facts={"name": name},
+        )
+
+
+class ModelNotAvailable(Fault):
+    """The request names a model that this deployment does not offer (error 5004 of the AI proxy)."""
+
+    def __init__(self, model: str, offered: Iterable[str]) -> None:
+        names = ", ".join(sorted(offered))
+        super().__init__(
+            Code.NOT_FOUND,
+            "MODEL_NOT_AVAILABLE",
+            f"Model {model!r} is not available; this deployment offers: {names}",
+            f"模型 {model!r} 不可用；可用模型：{names}",
+            facts={"model": model, "code": "5004"},
+        )
+
+
+class OtherVersion(Fault):
+    """The two ends of the bus speak versions that are too far apart."""
+
+    def __init__(self, theirs: str, ours: int) -> None:
+        super().__init__(
+            Code.FAILED_PRECONDITION,
+            "PROTOCOL_VERSION",
+            f"This worker speaks bus protocol {ours}, the request {theirs}; deploy both from neighbouring releases",
+            f"总线协议版本不兼容（{theirs} 与 {ours}），请部署相邻版本",
+            facts={"theirs": theirs, "ours": str(ours)},
+        )
+
+
+class Internal(Fault):
+    """A defect of ours. The log has its story under this id; the caller gets the id only."""
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__(
+            Code.INTERNAL,
+            "INTERNAL",
+            f"Internal error {error_id}; please report this id",
+            f"内部错误 {error_id}，请将此编号告知我们",
+            facts={"error_id": error_id},
+        )
+
+
+class TransportError(Exception):
+    """The broker did not do what was asked. Never shown to a caller as it is."""
+
+
+class Disconnected(TransportError):
+    """There is no connection now; nothing was sent."""
+
+
+class NoResponders(TransportError):
+    """Nobody listens on the subject of a request."""
+
+
+class ReplyTimeout(TransportError):
+    """No reply came in time. The request may have been carried out."""
+
+
+class Conflict(TransportError):
+    """A compare-and-set found another revision than expected."""
+
+
+class StoreRefused(TransportError):
+    """The broker would not store a message: the stream is full, or not there."""
+
+    def __init__(self, subject: str, code: int, description: str) -> None:
+        super().__init__(f"{subject}: {description} ({code})")
+        self.subject = subject
+        self.code = code
+        self.description = description
+
+
+class PayloadTooLarge(TransportError):
+    """Headers and payload together are larger than the broker carries; nothing was sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"{size} bytes with headers, the limit is {limit}")
+        self.size = size
+        self.limit = limit

@@ -1,0 +1,195 @@
+"""One call as its reader sees it: frames in, chunks and an end out, in a bounded room.
+
+The reader holds at most a window. What does not fit is left in the log and read again from there, so a slow caller costs
+no memory; the same reading again mends a hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+import structlog
+
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.settings import Bus as BusSettings
+
+from . import topology
+from .errors import BusDown, Fault, Lost, TransportError
+from .fold import Position, Verdict, fold
+from .transport import Bus, Subscription
+
+log = structlog.get_logger(__name__)
+
+Chunk = tuple[bytes, int]
+"""An encoded stream message and how many deltas it covers."""
+
+
+class Reading:
+    """A reader of one call.
+
+    Args:
+        bus: the broker.
+        call: the call id.
+        inbox: the subject (or filter) of the call's log.
+        settings: times and sizes.
+    """
+
+    def __init__(self, bus: Bus, call: str, inbox: str, settings: BusSettings) -> None:
+        self._bus = bus
+        self.call = call
+        self.inbox = inbox
+        self._settings = settings
+        self._at = Position()
+        self._held: deque[Chunk] = deque()
+        self._held_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: Fault | None = None
+        self.end: bus_pb2.End | None = None
+        self.heard = time.monotonic()
+        """When the current worker was last heard."""
+        self.worker = ""
+        """Where it hears credit."""
+        self.taken = 0
+        """The number of the next delta that the caller has not taken yet."""
+        self.granted = settings.window_frames
+        self._live_sequence = 0
+        self._behind = 0
+        """Stream sequence from which the log must be read again; 0: the reader is level with it."""
+        self._mended = False
+        self.own_follower: Subscription | None = None
+        """A call that another bridge began is read by a consumer of its own."""
+
+    def __repr__(self) -> str:
+        state = "ended" if self.end is not None else "behind" if self._behind else "live"
+        return f"<Reading {self.call} at {self._at.next} of epoch {self._at.epoch}: {state}, {len(self._held)} held>"
+
+    @property
+    def position(self) -> Position:
+        """Where the fold stands."""
+        return self._at
+
+    def on_frame(self, sequence: int, data: bytes) -> None:
+        """Take a frame from the log, as the bridge's consumer delivers it."""
+        self._live_sequence = sequence
+        if self._behind:
+            self.heard = time.monotonic()
+        elif self.end is None and self._fault is None:
+            self._take(bus_pb2.Frame.FromString(data), sequence)
+
+    def _take(self, frame: bus_pb2.Frame, sequence: int) -> None:
+        if len(self._held) >= self._settings.window_frames or self._held_bytes >= self._settings.window_bytes:
+            self._behind = sequence
+            return
+        self._at, verdict = fold(self._at, frame)
+        if verdict is Verdict.IGNORE:
+            return
+        self.heard = time.monotonic()
+        if frame.worker:
+            self.worker = frame.worker
+        if verdict is Verdict.SHOW:
+            spans = frame.data.span or [1] * len(frame.data.chunk)
+            self._held.extend(zip(frame.data.chunk, spans, strict=True))
+            self._held_bytes += sum(map(len, frame.data.chunk))
+            self._wake()
+        elif verdict is Verdict.END:
+            self.end = frame.end
+            self._wake()
+        elif verdict is Verdict.HOLE:
+            self._mend("frames are missing")
+        elif verdict is Verdict.LOST:
+            self.fail(Lost("the log and what was shown differ"))
+
+    def _mend(self, why: str) -> None:
+        if self._mended:
+            self.fail(Lost(why))
+            return
+        # Once: what the consumer did not show may still be in the log.
+        self._mended = True
+        self._behind = 1
+        log.warning("stream_hole", call=self.call, at=self._at.next, why=why)
+        self._wake()
+
+    def look_again(self) -> None:
+        """The record says that the call has ended, but its end was not heard: read the log again."""
+        if self.end is None and not self._behind:
+            self._mend("the end is missing")
+
+    def finish(self, end: bus_pb2.End) -> None:
+        """The end is known from the record."""
+        if self.end is None:
+            self.end = end
+            self._wake()
+
+    def fail(self, fault: Fault) -> None:
+        """The stream cannot go on. What is held is still shown first."""
+        if self._fault is None and self.end is None:
+            self._fault = fault
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def take(self) -> list[Chunk]:
+        """Wait for the next chunks.
+
+        Returns:
+            All that is held; empty: the call has ended, see `end`.
+
+        Raises:
+            Fault: the stream is broken. Everything before was right.
+        """
+        while not self._held:
+            if self._behind and self.end is None and self._fault is None:
+                await self._catch_up()
+                continue
+            if self._fault is not None:
+                raise self._fault
+            if self.end is not None:
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        chunks = list(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        self.taken += sum(span for _, span in chunks)
+        return chunks
+
+    async def wait_end(self) -> bus_pb2.End:
+        """Wait for the end of a unary row.
+
+        Raises:
+            Fault: the log is broken.
+        """
+        while self.end is None:
+            await self.take()
+        return self.end
+
+    async def _catch_up(self) -> None:
+        """Read the log from where the reader left it, until it is level with what the consumer delivers."""
+        sequence = self._behind
+        while self.end is None and self._fault is None:
+            try:
+                stored = await self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds)
+            except TransportError as e:
+                self.fail(BusDown(str(e)))
+                return
+            if stored is None:
+                if sequence <= self._live_sequence:
+                    self.fail(Lost("the log no longer holds it"))
+                    return
+                self._behind = 0
+                return
+            self._behind = 0
+            self._take(bus_pb2.Frame.FromString(stored.data), stored.sequence)
+            if self._behind:
+                return  # the room is full again; go on from there after the caller has taken it
+            sequence = stored.sequence + 1
+            if stored.sequence >= self._live_sequence:
+                return
+            self._behind = sequence  # frames that arrive while we wait must not be taken out of order
+            if self._held:
+                return

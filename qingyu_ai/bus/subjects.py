@@ -1,0 +1,76 @@
+"""Every subject of the bus, in one place. No text of a caller is ever part of one.
+
+The variable tokens are a call id (32 hexadecimal digits), a bridge or worker token (ours), one of the five agent types,
+or a tool's name, which must match `TOOL_NAME`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+RPC = "ai.rpc"
+"""`ai.rpc.<kind>.…`: core request/reply over queue groups."""
+
+JOB = "ai.job"
+"""`ai.job.<kind>.…`: work queues."""
+
+STREAM = "ai.stream"
+"""`ai.stream.<kind>.<bridge>.<call>`: the log of a call."""
+
+CANCEL = "ai.cancel"
+"""`ai.cancel.<call>`: the record of this call has been decided against the worker; all workers listen."""
+
+CREDIT = "ai.credit"
+"""`ai.credit.<worker>`: how far the worker may go on with its streams."""
+
+TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+"""What a tool may be called, so that its name can be a subject token."""
+
+CALL_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+"""The form of a call id."""
+
+
+def call_id(user: str, method: str, request_id: str) -> str:
+    """Name a call: a hash over length-prefixed fields, so that no user can name another user's call.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for field in (user, method, request_id):
+        encoded = field.encode()
+        digest.update(b"%d:" % len(encoded))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def log(kind: str, bridge: str, call: str) -> str:
+    """The log of a call, where its worker publishes frames."""
+    return f"{STREAM}.{kind}.{bridge}.{call}"
+
+
+def logs_of_bridge(bridge: str) -> str:
+    """The filter of a bridge's one ordered consumer."""
+    return f"{STREAM}.*.{bridge}.>"
+
+
+def logs_of_call(call: str) -> str:
+    """The filter that finds a call's log, whichever bridge it was made for."""
+    return f"{STREAM}.*.*.{call}"
+
+
+def is_log(subject: str, kind: str, call: str) -> bool:
+    """Whether a subject that a request carries is the log of this call, and nothing else."""
+    parts = subject.split(".")
+    return len(parts) == 5 and parts[:3] == [*STREAM.split("."), kind] and parts[3].isalnum() and parts[4] == call
+
+
+def cancel(call: str) -> str:
+    """Where a decided call is announced to its worker."""
+    return f"{CANCEL}.{call}"
+
+
+def credit(worker: str) -> str:
+    """Where a worker hears credit."""
+    return f"{CREDIT}.{worker}"

@@ -1,0 +1,165 @@
+"""The streams and buckets that the bus needs, as data, and their making.
+
+| name | holds | where |
+|---|---|---|
+| AI_CHAT | chat jobs | memory: they survive a worker or a bridge, not a power cut |
+| AI_JOBS | all other jobs | file |
+| AI_LOG | frames of calls | memory |
+| KV_ai_calls | the record of each call | file |
+| KV_ai_sessions | chat sessions | file |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BadRequestError, NotFoundError
+
+from qingyu_ai.settings import Bus as BusSettings
+
+from . import subjects
+from .transport import Queue
+
+LOG = "AI_LOG"
+CALLS = "KV_ai_calls"
+SESSIONS = "KV_ai_sessions"
+
+QUEUES: dict[str, Queue] = {
+    "chat": Queue("AI_CHAT", "chat", f"{subjects.JOB}.chat.>"),
+    "agent": Queue("AI_JOBS", "agent", f"{subjects.JOB}.agent.>"),
+    "rag": Queue("AI_JOBS", "rag", f"{subjects.JOB}.rag.>"),
+}
+"""The work queue of each kind of worker that takes jobs. Consumers of one stream must not overlap."""
+
+
+def call_key(call: str) -> str:
+    """The subject of a call's record."""
+    return f"$KV.ai_calls.{call}"
+
+
+def session_key(session: str) -> str:
+    """The subject of a session."""
+    return f"$KV.ai_sessions.{session}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A stream as it should be."""
+
+    name: str
+    subject: str
+    memory: bool = False
+    work_queue: bool = False
+    key_value: bool = False
+    evict: bool = False
+    """When full: drop the oldest message; otherwise refuse the new one."""
+    age_seconds: float = 0
+    bytes: int = -1
+
+    def config(self, replicas: int) -> StreamConfig:
+        """As JetStream takes it."""
+        return StreamConfig(
+            name=self.name,
+            subjects=[self.subject],
+            storage=StorageType.MEMORY if self.memory else StorageType.FILE,
+            retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD if self.evict else DiscardPolicy.NEW,
+            max_age=self.age_seconds,
+            max_bytes=self.bytes,
+            max_msgs_per_subject=1 if self.key_value else -1,
+            num_replicas=replicas,
+            allow_direct=True,
+            allow_rollup_hdrs=self.key_value,
+            deny_delete=self.key_value,
+        )
+
+
+def plans(bus: BusSettings) -> list[Plan]:
+    """All streams of a deployment."""
+    waiting = bus.longest_deadline_seconds + bus.lease_seconds
+    return [
+        Plan(
+            "AI_CHAT",
+            f"{subjects.JOB}.chat.>",
+            memory=True,
+            work_queue=True,
+            age_seconds=waiting,
+            bytes=bus.queue_bytes,
+        ),
+        # Batch indexing may wait long behind a stopped worker; its jobs carry their own expiry.
+        Plan(
+            "AI_JOBS",
+            f"{subjects.JOB}.>",
+            work_queue=True,
+            age_seconds=bus.record_age_seconds,
+            bytes=bus.queue_bytes,
+        ),
+        # The log drops what is oldest, which is what finished calls said; `call.admission` refuses new calls before the
+        # head of an open one would go.
+        Plan(
+            LOG, f"{subjects.STREAM}.>", memory=True, evict=True, age_seconds=bus.log_age_seconds, bytes=bus.log_bytes
+        ),
+        Plan(CALLS, call_key(">"), key_value=True, age_seconds=bus.record_age_seconds, bytes=bus.record_bytes),
+        Plan(SESSIONS, session_key(">"), key_value=True, age_seconds=bus.session_age_seconds, bytes=bus.session_bytes),
+    ]
+
+
+def job_subjects(plan: Plan) -> list[str]:
+    """The subjects of a stream: AI_JOBS takes every kind but chat, which has a queue of its own."""
+    if plan.name != "AI_JOBS":
+        return [plan.subject]
+    return [queue.subject for queue in QUEUES.values() if queue.stream == plan.name]
+
+
+async def ensure(js: JetStreamContext, bus: BusSettings) -> None:
+    """Make what is missing and bring the rest up to the settings. Safe to run from many processes at once.
+
+    Raises:
+        nats.errors.Error: the broker refused; its text says why.
+    """
+    for plan in plans(bus):
+        config = replace(plan.config(bus.replicas), subjects=job_subjects(plan))
+        try:
+            found = (await js.stream_info(plan.name)).config
+        except NotFoundError:
+            await _make(js, config)
+            continue
+        if (found.max_age, found.max_bytes, found.num_replicas, sorted(found.subjects or [])) != (
+            config.max_age,
+            config.max_bytes,
+            config.num_replicas,
+            sorted(config.subjects or []),
+        ):
+            await js.update_stream(config)
+    for queue in QUEUES.values():
+        await js.add_consumer(
+            queue.stream,
+            ConsumerConfig(
+                durable_name=queue.consumer,
+                filter_subject=queue.subject,
+                ack_policy=AckPolicy.EXPLICIT,
+                deliver_policy=DeliverPolicy.ALL,
+                ack_wait=bus.ack_wait_seconds,
+                max_deliver=-1,  # the workers count attempts: the broker's own limit leaves a poison message in the queue
+                max_ack_pending=20_000,
+            ),
+        )
+
+
+async def _make(js: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await js.add_stream(config)
+    except BadRequestError as e:
+        # Another process made it between our look and our call.
+        if e.err_code != 10058:
+            raise

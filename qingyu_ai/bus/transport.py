@@ -1,0 +1,191 @@
+"""What the bus protocol needs of a broker. `connection` gives it over NATS, `memory` within one process; both pass the
+same contract tests (tests/bus/test_transport.py).
+
+Handlers are plain functions, called one message at a time on the event loop: they must not wait and must not raise.
+Work that takes time is started as a task by the handler's owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+Headers = Mapping[str, str]
+
+OnMessage = Callable[[str, str, bytes, Headers | None], None]
+"""(subject, reply, data, headers)."""
+
+OnReply = Callable[[bytes, Headers | None], None]
+"""(data, headers) of a reply. A request that nobody listens to is answered with the header `Status: 503`."""
+
+OnFrame = Callable[[str, int, bytes], None]
+"""(subject, stream sequence, data) of a stored message."""
+
+STATUS = "Status"
+"""The header in which a broker answers in place of a peer: 503 no responders, 404 no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message in a stream, or a key-value entry (whose revision is the sequence)."""
+
+    subject: str
+    sequence: int
+    data: bytes
+
+
+class Subscription(Protocol):
+    """Interest in a subject."""
+
+    async def stop(self) -> None:
+        """End the interest."""
+
+
+class Delivery(Protocol):
+    """One delivery of a job message. Exactly one of `ack`, `nak` and `term` ends it; until then `in_progress` holds it."""
+
+    subject: str
+    data: bytes
+    headers: Headers | None
+    sequence: int
+    """Of the message in its queue; the same at every delivery."""
+    delivery: int
+    """Counts from 1."""
+
+    def ack(self) -> None:
+        """The job is done: the queue forgets it."""
+
+    def nak(self, delay_seconds: float = 0) -> None:
+        """Deliver it again, after a delay."""
+
+    def term(self) -> None:
+        """Never deliver it again."""
+
+    def in_progress(self) -> None:
+        """Start the acknowledgement clock anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A work queue as one kind of worker sees it."""
+
+    stream: str
+    consumer: str
+    subject: str
+
+
+class Puller(Protocol):
+    """A standing request for jobs."""
+
+    def renew(self) -> None:
+        """Slots may have become free: ask for as many jobs as fit."""
+
+    async def stop(self) -> None:
+        """Ask for no more. Deliveries already made go on."""
+
+
+class Bus(Protocol):
+    """One process's connection to the broker."""
+
+    max_payload: int
+    """Bytes of headers and payload together that one message may have."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether something published now would be sent now."""
+
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        """Send and forget.
+
+        Raises:
+            Disconnected: there is no connection; nothing was sent.
+            PayloadTooLarge: nothing was sent, and the connection is unharmed.
+        """
+
+    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
+        """Send, and have `on_reply` called with the first reply. For those who keep their own time.
+
+        Returns:
+            A token for `forget`.
+
+        Raises:
+            Disconnected, PayloadTooLarge: as `publish`.
+        """
+
+    def forget(self, token: int) -> None:
+        """A reply is no longer wanted."""
+
+    async def ask(
+        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None
+    ) -> tuple[bytes, Headers | None]:
+        """Send and wait for the first reply.
+
+        Raises:
+            NoResponders: nobody listens.
+            ReplyTimeout: no reply within `timeout` seconds.
+            Disconnected, PayloadTooLarge: as `publish`.
+        """
+
+    async def store(
+        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None, expect: int | None = None
+    ) -> int:
+        """Put a message into the stream that captures its subject.
+
+        Args:
+            expect: compare-and-set: the sequence of the last message on this subject (0: there is none).
+
+        Returns:
+            Its sequence.
+
+        Raises:
+            Conflict: `expect` does not hold.
+            StoreRefused: the stream is full or missing.
+            ReplyTimeout: no acknowledgement in time; the message may be stored.
+            Disconnected, PayloadTooLarge: as `publish`.
+        """
+
+    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+        """Read the last message on a subject (for a key-value bucket: the value of a key).
+
+        Raises:
+            ReplyTimeout, StoreRefused, Disconnected.
+        """
+
+    async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
+        """Read the first message on a subject at or after a sequence.
+
+        Raises:
+            ReplyTimeout, StoreRefused, Disconnected.
+        """
+
+    async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
+        """Hear what is published on a subject; one member of a queue group hears each message."""
+
+    async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
+        """Read a stream in its order, without a gap, across reconnections, from its start or from now."""
+
+    async def pull(self, queue: Queue, free: Callable[[], int], handler: Callable[[Delivery], None]) -> Puller:
+        """Hold a standing request for jobs, never for more than `free()` slots."""
+
+    async def generation(self, stream: str) -> str:
+        """When a stream was made: a stream that was lost and made anew has another generation."""
+
+    async def used(self, stream: str) -> Usage:
+        """How full a stream is."""
+
+    async def close(self) -> None:
+        """End the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full a stream is."""
+
+    bytes: int
+    max_bytes: int
+    oldest_unix: float
+    """When its oldest message was stored; 0: it is empty."""
+
+
+Hook = Callable[[], Awaitable[None]]

@@ -1,0 +1,342 @@
+"""The answering side: a process that serves rows of the table.
+
+Rows are registered with plain handlers that never see the broker. The worker bounds how many calls run at once, refuses
+what does not fit, drops what nobody waits for any more, keeps the time of frames and jobs, and drains when asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from qingyu_ai import __version__
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.routes import Job, Route, Rpc, StreamJob
+from qingyu_ai.settings import Bus as BusSettings
+
+from . import headers as wire
+from . import subjects, topology
+from .discovery import Announcement, Counts, Endpoint, Identity
+from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
+from .headers import Envelope
+from .job import Call, FollowUp, JobRun, Records, Served, internal
+from .speaker import MAX_CHUNK
+from .transport import Bus, Delivery, Headers, Puller, Subscription
+
+log = structlog.get_logger(__name__)
+
+Req = TypeVar("Req", bound=Message)
+Rep = TypeVar("Rep", bound=Message)
+
+TICK = 0.25
+"""Seconds between looks at the clock."""
+
+MAX_ATTEMPTS_UNREADABLE = 5
+"""Deliveries after which a job with unreadable headers is given up."""
+
+
+class Worker:
+    """One worker process.
+
+    Args:
+        bus: the broker.
+        kind: `chat`, `agent`, `rag` or `tool`.
+        settings: times and sizes of the protocol.
+        slots: calls that run at once.
+        metadata: what the worker says of itself when asked who is there.
+    """
+
+    def __init__(
+        self, bus: Bus, kind: str, settings: BusSettings, *, slots: int, metadata: dict[str, str] | None = None
+    ) -> None:
+        self._bus = bus
+        self.kind = kind
+        self._settings = settings
+        self._slots = slots
+        self.token = secrets.token_hex(6)
+        self._served: dict[str, Served] = {}
+        self._records = Records(bus, settings)
+        self._jobs: dict[str, JobRun] = {}
+        self._rpcs: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._interests: list[Subscription] = []
+        self._puller: Puller | None = None
+        self._clock: asyncio.Task[None] | None = None
+        self._log_name = ""
+        self.identity = Identity(
+            kind,
+            self.token,
+            __version__,
+            {"kind": kind, "protocol": str(wire.PROTOCOL), **(metadata or {})},
+        )
+        self._announcement = Announcement(bus, self.identity)
+        self.draining = False
+        self._on_finished: Callable[[str, float], None] = lambda method, seconds: None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Worker {self.kind} {self.token}: {self.running} of {self._slots} slots, serves {sorted(self._served)}>"
+        )
+
+    @property
+    def running(self) -> int:
+        """Calls that run now."""
+        return len(self._tasks)
+
+    def observe(self, on_finished: Callable[[str, float], None]) -> None:
+        """Have (method, seconds) of each finished call reported, for metrics."""
+        self._on_finished = on_finished
+
+    # Registration: the kind of row decides the handler's type.
+
+    def rpc(self, route: Rpc[Req, Rep], handler: Callable[[Call, Req], Awaitable[Rep]], *, token: str = "") -> None:
+        """Serve an rpc row.
+
+        Args:
+            token: serve only requests whose token field has this value (one tool).
+        """
+        self._serve(route, handler, None, token)
+
+    def job(
+        self, route: Job[Req, Rep], handler: Callable[[Call, Req], Awaitable[Rep]], follow_up: FollowUp | None = None
+    ) -> None:
+        """Serve a job row with one answer."""
+        self._serve(route, handler, follow_up)
+
+    def stream(
+        self,
+        route: StreamJob[Req, Rep],
+        handler: Callable[[Call, Req], AsyncIterator[Rep]],
+        follow_up: FollowUp | None = None,
+    ) -> None:
+        """Serve a job row whose answer is a stream."""
+        self._serve(route, handler, follow_up)
+
+    def _serve(
+        self, route: Route[Any, Any], handler: Callable[[Call, Any], Any], follow_up: FollowUp | None, token: str = ""
+    ) -> None:
+        subject = f"{route.subject}.{token}" if token else route.subject
+        queue = f"{self.kind}" if isinstance(route, Rpc) else topology.QUEUES[self.kind].consumer
+        counts = Counts()
+        self.identity.endpoints[Endpoint(route.method, subject if token else route.interest, queue)] = counts
+        self._served[subject] = Served(route, handler, counts, follow_up)
+
+    def _find(self, subject: str) -> Served | None:
+        return self._served.get(subject) or self._served.get(subject.rpartition(".")[0])
+
+    # Life.
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            TransportError: the broker does not answer, or its streams are missing.
+        """
+        self._interests.append(await self._bus.subscribe(f"{subjects.CANCEL}.*", self._on_cancel))
+        self._interests.append(await self._bus.subscribe(subjects.credit(self.token), self._on_credit))
+        for subject, served in self._served.items():
+            if isinstance(served.route, Rpc):
+                interest = f"{subject}.*" if served.route.token and subject == served.route.subject else subject
+                self._interests.append(await self._bus.subscribe(interest, self._on_rpc, queue=self.kind))
+        self._clock = asyncio.get_running_loop().create_task(self._keep_time())
+        if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
+            self._log_name = await self._bus.generation(topology.LOG)
+            self._puller = await self._bus.pull(topology.QUEUES[self.kind], self._free, self._on_job)
+        await self._announcement.start()
+        log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new call, let those that run finish, then give back what is left.
+
+        Args:
+            seconds: how long the running calls may take.
+        """
+        self.draining = True
+        log.info("worker_drains", worker=self.kind, running=self.running, seconds=seconds)
+        await self._announcement.stop()
+        if self._puller is not None:
+            await self._puller.stop()
+        cancel, credit, *rpcs = self._interests
+        for interest in rpcs:
+            await interest.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            log.warning("worker_gives_back", worker=self.kind, calls=len(left))
+            await asyncio.wait(left, timeout=2)
+        for interest in (cancel, credit):
+            await interest.stop()
+        if self._clock is not None:
+            self._clock.cancel()
+        log.info("worker_stopped", worker=self.kind, id=self.token)
+
+    def _free(self) -> int:
+        return 0 if self.draining else self._slots - len(self._tasks)
+
+    def _start(self, work: Any, method: str) -> asyncio.Task[None]:
+        began = time.monotonic()
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def finished(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._on_finished(method, time.monotonic() - began)
+            if self._puller is not None:
+                self._puller.renew()
+
+        task.add_done_callback(finished)
+        return task
+
+    async def _keep_time(self) -> None:
+        held = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for job in list(self._jobs.values()):
+                job.tick(now)
+            if now - held >= self._settings.in_progress_seconds:
+                held = now
+                for job in self._jobs.values():
+                    job.in_progress()
+
+    # Jobs.
+
+    def _on_job(self, delivery: Delivery) -> None:
+        served = self._find(delivery.subject)
+        try:
+            if served is None:
+                raise Invalid(("subject", f"no row of this worker: {delivery.subject}"))
+            envelope = Envelope.from_headers(delivery.headers)
+            if not (
+                subjects.CALL_ID.fullmatch(envelope.call) and subjects.is_log(envelope.inbox, self.kind, envelope.call)
+            ):
+                raise Invalid(("headers", "call id or inbox malformed"))
+            run = JobRun(self._bus, served, delivery, envelope, self.token, self._log_name, self._settings)
+        except (Fault, ValueError) as e:
+            # Perhaps a worker of another release can read it.
+            log.warning("job_unreadable", subject=delivery.subject, error=str(e), delivery=delivery.delivery)
+            if delivery.delivery < MAX_ATTEMPTS_UNREADABLE:
+                delivery.nak(1.0)
+            else:
+                delivery.term()
+            return
+        self._start(self._run_job(run), served.route.method)
+
+    async def _run_job(self, run: JobRun) -> None:
+        # Two deliveries of one call may be here at once; the later one is the one that credit and cancel concern.
+        self._jobs[run.call.id] = run
+        try:
+            await run.run()
+        finally:
+            if self._jobs.get(run.call.id) is run:
+                del self._jobs[run.call.id]
+
+    def _on_credit(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        for grant in bus_pb2.Credit.FromString(data).grants:
+            run = self._jobs.get(grant.call)
+            if run is not None and run.speaker is not None:
+                run.speaker.grant(grant.up_to)
+
+    def _on_cancel(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        call = subject.rpartition(".")[2]
+        rpc = self._rpcs.get(call)
+        if rpc is not None:
+            rpc.cancel()
+        run = self._jobs.get(call)
+        if run is not None:
+            check = asyncio.get_running_loop().create_task(self._withdraw(run))
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+
+    async def _withdraw(self, run: JobRun) -> None:
+        """Believe the record, not the message."""
+        try:
+            entry = await self._records.read(run.call.id)
+        except TransportError as e:
+            log.warning(
+                "cancel_not_checked", call=run.call.id, error=str(e)
+            )  # the bridge says it again on the next beat
+            return
+        if entry is not None and entry.done:
+            run.withdraw()
+
+    # Rpc.
+
+    def _on_rpc(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        served = self._find(subject)
+        if served is None or not reply:
+            return
+        if self._free() <= 0:
+            self._refuse(
+                reply,
+                Overloaded(f"This {self.kind} worker is busy", f"{self.kind} 服务繁忙", self._slots, retry_seconds=0.2),
+            )
+            return
+        try:
+            envelope = Envelope.from_headers(headers)
+        except Fault as e:
+            self._refuse(reply, e)
+            return
+        if envelope.deadline.passed:
+            log.info("rpc_expired", call=envelope.call, method=served.route.method)
+            return
+        task = self._start(self._run_rpc(served, envelope, reply, data), served.route.method)
+        self._rpcs[envelope.call] = task
+
+    async def _run_rpc(self, served: Served, envelope: Envelope, reply: str, data: bytes) -> None:
+        began = time.monotonic()
+        error = ""
+        try:
+            async with asyncio.timeout(envelope.deadline.remaining):
+                answer = await self._answer(served, envelope, data)
+            self._bus.publish(reply, answer)
+        except TimeoutError:
+            error = "deadline exceeded"  # the caller knows by its own clock
+        except PayloadTooLarge as e:
+            self._refuse(reply, TooLarge("The answer", "回答", e.size, MAX_CHUNK))
+            error = "answer too large"
+        except TransportError as e:
+            log.warning("rpc_answer_lost", call=envelope.call, error=str(e))
+            error = str(e)
+        except Fault as e:
+            self._refuse(reply, e)
+            error = e.message
+        finally:
+            self._rpcs.pop(envelope.call, None)
+            served.counts.add(time.monotonic() - began, error)
+
+    async def _answer(self, served: Served, envelope: Envelope, data: bytes) -> bytes:
+        try:
+            request = served.route.request.FromString(data)
+        except DecodeError:
+            raise Invalid(("request", f"is no {served.route.request.DESCRIPTOR.full_name}")) from None
+        try:
+            answer: Message = await served.handler(Call.of(envelope), request)
+        except Fault:
+            raise
+        except TransportError as e:
+            raise BusDown(str(e)) from None
+        except Exception:
+            raise internal("rpc_failed", call=envelope.call, method=served.route.method) from None
+        encoded = answer.SerializeToString()
+        if len(encoded) > MAX_CHUNK:
+            raise TooLarge("The answer", "回答", len(encoded), MAX_CHUNK)
+        return encoded
+
+    def _refuse(self, reply: str, fault: Fault) -> None:
+        try:
+            self._bus.publish(
+                reply, fault.status, headers={wire.ERROR: fault.message[:256], wire.ERROR_CODE: str(int(fault.code))}
+            )
+        except TransportError as e:
+            log.warning("rpc_answer_lost", error=str(e))
