@@ -1,0 +1,62 @@
+"""`python -m bridge`: wire a bridge process, run it until it is told to stop, drain it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from qingyu_ai.bus.call import Caller
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.process import open_operations, run
+from qingyu_ai.settings import Settings
+
+from . import server
+from .handlers import Edge
+from .health import Health
+from .metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+async def main(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a bridge until `stop` is set."""
+    bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=stop.set)
+    await bus.ensure_topology(settings.bus)
+    # A single server that restarts has lost its memory streams; they must be there before the readers look for them.
+    bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
+    presence = Presence(bus, f"{bus.inbox}.srv.presence")
+    caller = Caller(bus, settings.bus, presence)
+    metrics = Metrics()
+    checks = Health(bus, presence, settings, metrics)
+    edge = Edge(caller, checks, settings, metrics)
+
+    operations = open_operations("bridge", settings.bridge.metrics_host, settings.bridge.metrics_port, checks.unready)
+    await presence.start()
+    await caller.start()
+    await checks.start()
+    grpc_server, port = await server.start(edge, checks, settings.bridge)
+    log.info(
+        "bridge_started",
+        address=f"{settings.bridge.host}:{port}",
+        operations=operations.port,
+        nats=settings.nats.servers,
+    )
+
+    await stop.wait()
+
+    log.info("bridge_drains", open=edge.open, seconds=settings.bridge.drain_seconds)
+    await checks.drain()
+    edge.stopping = True
+    await grpc_server.stop(settings.bridge.drain_seconds)
+    checks.stop()
+    await caller.stop()
+    await presence.stop()
+    operations.stop()
+    await bus.close()
+    log.info("bridge_stopped")
+
+
+if __name__ == "__main__":
+    run("bridge", main)

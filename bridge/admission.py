@@ -1,0 +1,185 @@
+"""From bytes and metadata to an envelope, or to a fault that names each field. Decides without awaiting."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+
+from qingyu_ai.bus import subjects
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Invalid, TooLarge
+from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.routes import Route, Rpc
+from qingyu_ai.settings import Settings
+
+from .rules import RULES, check_id, check_request_id
+
+REQUEST_ID_KEY = "x-request-id"
+TRACEPARENT_KEY = "traceparent"
+
+NEEDS_USER: frozenset[type[Message]] = frozenset(
+    (ai.AgentRequest, rag.SearchRequest, rag.IndexRequest, rag.DeleteRequest)
+)
+"""Requests that always belong to a user. A chat does when it names a session; a tool may be called by nobody."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that holds."""
+
+    message: Message
+    envelope: Envelope
+    chosen: bool
+    """The caller chose the request id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What metadata says of a call."""
+
+    request_id: str
+    """As given; empty: not given."""
+    traceparent: str
+
+    @classmethod
+    def of(cls, metadata: Sequence[tuple[str, str | bytes]] | None) -> Incoming:
+        """Pick what this edge knows; everything else stays outside."""
+        request_id = traceparent = ""
+        for key, value in metadata or ():
+            if key == REQUEST_ID_KEY and isinstance(value, str):
+                request_id = value
+            elif key == TRACEPARENT_KEY and isinstance(value, str) and _TRACEPARENT.fullmatch(value):
+                traceparent = value
+        return cls(request_id, traceparent)
+
+
+def new_request_id() -> str:
+    """Make an id for a call that came without one: `req_<unix nanoseconds>_<8 hexadecimal digits>`."""
+    return f"req_{time.time_ns()}_{secrets.token_hex(4)}"
+
+
+def admit(
+    route: Route[Any, Any],
+    body: bytes,
+    incoming: Incoming,
+    remaining: float | None,
+    settings: Settings,
+    *,
+    made_id: str,
+) -> Admitted:
+    """Decode, check, identify.
+
+    Args:
+        route: the row.
+        body: the request as it came.
+        incoming: from the call's metadata.
+        remaining: seconds until the caller's gRPC deadline; None: it has none.
+        settings: limits.
+        made_id: the id to use if the caller gave none.
+
+    Raises:
+        TooLarge: the body is over the limit.
+        Invalid: it does not decode, or breaks rules; each violation names its field.
+        NotFound: it names a tool that cannot exist.
+    """
+    if len(body) > settings.bridge.max_message_bytes:
+        raise TooLarge("The request", "请求", len(body), settings.bridge.max_message_bytes)
+    try:
+        message = route.request.FromString(body)
+    except DecodeError:
+        raise Invalid(
+            ("request", f"is no {route.request.DESCRIPTOR.full_name} (broken encoding or invalid UTF-8)")
+        ) from None
+    violations = list(RULES[route.request](message))
+    user, project, request_id = _identity(route, message, incoming, violations)
+    if violations:
+        raise Invalid(*violations)
+    bus = settings.bus
+    seconds = bus.default_deadline_seconds if remaining is None else min(remaining, bus.longest_deadline_seconds)
+    chosen = bool(request_id)
+    request_id = request_id or made_id
+    digest = ""
+    if not isinstance(route, Rpc):
+        digest = _digest(message)
+    envelope = Envelope(
+        call=subjects.call_id(user, route.method, request_id),
+        request_id=request_id,
+        deadline=Deadline.after(seconds),
+        user=user,
+        project=project,
+        digest=digest,
+        traceparent=incoming.traceparent,
+    )
+    return Admitted(message, envelope, chosen)
+
+
+def _identity(
+    route: Route[Any, Any], message: Any, incoming: Incoming, violations: list[tuple[str, str]]
+) -> tuple[str, str, str]:
+    """User, project and request id, from the body, its metadata and the call's metadata."""
+    known = _known(route.request.DESCRIPTOR)
+    user = message.user_id if known.user else ""
+    project = message.project_id if known.project else ""
+    request_id = incoming.request_id
+    if request_id:
+        violations += check_request_id(REQUEST_ID_KEY, request_id)
+    if known.metadata and message.HasField("metadata"):
+        meta = message.metadata
+        if user and meta.user_id and user != meta.user_id:
+            violations.append(("metadata.user_id", "differs from user_id"))
+        user = user or meta.user_id
+        project = project or meta.project_id
+        if meta.request_id:
+            if request_id and request_id != meta.request_id:
+                violations.append(("metadata.request_id", f"differs from {REQUEST_ID_KEY} in the call's metadata"))
+            violations += check_request_id("metadata.request_id", meta.request_id)
+            request_id = request_id or meta.request_id
+    violations += check_id("user_id", user)
+    violations += check_id("project_id", project)
+    if not user and (route.request in NEEDS_USER or (route.request is ai.ChatRequest and message.session_id)):
+        violations.append(("user_id", "is required"))
+    return user, project, request_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Which of the fields that say who calls a request type has."""
+
+    user: bool
+    project: bool
+    metadata: bool
+    """`common.Metadata`; a document's metadata is another thing."""
+
+
+@functools.cache
+def _known(message: Descriptor) -> _Known:
+    fields = message.fields_by_name
+    metadata = fields.get("metadata")
+    return _Known(
+        user="user_id" in fields,
+        project="project_id" in fields,
+        metadata=metadata is not None and metadata.message_type is common.Metadata.DESCRIPTOR,
+    )
+
+
+def _digest(message: Any) -> str:
+    """Digest of a request without its metadata, whose timestamp differs on a retry. The message is ours to change."""
+    if _known(message.DESCRIPTOR).metadata:
+        message.ClearField("metadata")
+    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).hexdigest()

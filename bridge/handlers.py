@@ -1,0 +1,273 @@
+"""One handler for each kind of row. This is all that stands between gRPC and the bus.
+
+Exceptions become a status in exactly one place, `Edge.serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from qingyu_ai.bus.call import Caller
+from qingyu_ai.bus.chunks import merge_encoded, shape_of
+from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Overloaded
+from qingyu_ai.bus.job import internal
+from qingyu_ai.bus.reading import Reading
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.routes import ROUTES, Job, JobStream, Route, Rpc, StreamJob
+from qingyu_ai.routes import Edge as EdgeRoute
+from qingyu_ai.settings import Settings
+
+from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id
+from .batch import Batch
+from .health import Health
+from .metrics import Metrics, RouteMetrics
+
+log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Body = bytes | AsyncIterator[bytes]
+
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+DETAILS_KEY = "grpc-status-details-bin"
+
+EARLY = 0.01
+"""Seconds before a deadline within which a cancellation is the deadline's: gRPC's clock may be ahead of ours."""
+
+
+class Opened:
+    """A call that has come in: its id is on its way back to the caller."""
+
+    __slots__ = ("admitted", "context", "metrics", "request_id")
+
+    def __init__(self, context: Context, metrics: RouteMetrics) -> None:
+        self.context = context
+        self.metrics = metrics
+        self.request_id = ""
+        self.admitted: Admitted | None = None
+
+
+class Edge:
+    """All handlers of a bridge process."""
+
+    def __init__(self, caller: Caller, health: Health, settings: Settings, metrics: Metrics) -> None:
+        self._caller = caller
+        self._health = health
+        self._settings = settings
+        self._metrics = metrics
+        self._limit = settings.bridge.max_calls
+        self._log_calls = settings.log.calls
+        self.open = 0
+        self.stopping = False
+        """Callers are being sent away: their jobs go on, and the same request id finds them again."""
+
+    def __repr__(self) -> str:
+        return f"<Edge {self.open} of {self._limit} calls open>"
+
+    def generic_handler(self) -> grpc.GenericRpcHandler:
+        """The table as gRPC handlers that take and give bytes."""
+        return _Table({route.path: self._method(route) for route in ROUTES})
+
+    def _method(self, route: Route[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        work: Callable[..., Awaitable[bytes | None]]
+        match route:
+            case Rpc():
+                work, wrap = self._rpc, grpc.unary_unary_rpc_method_handler
+            case Job():
+                work, wrap = self._job, grpc.unary_unary_rpc_method_handler
+            case StreamJob():
+                work, wrap = self._stream, grpc.unary_stream_rpc_method_handler
+            case JobStream():
+                work, wrap = self._batch, grpc.stream_unary_rpc_method_handler
+            case EdgeRoute():
+                work, wrap = self._here, grpc.unary_unary_rpc_method_handler
+            case _:
+                raise TypeError(f"no handler for {route!r}")
+        return wrap(functools.partial(self.serve, route, work, self._metrics.of(route)))
+
+    async def serve(
+        self,
+        route: Route[Any, Any],
+        work: Callable[..., Awaitable[bytes | None]],
+        metrics: RouteMetrics,
+        body: Body,
+        context: Context,
+    ) -> bytes | None:
+        """Run one call: count it, and make every exception a status."""
+        began = time.monotonic()
+        opened = Opened(context, metrics)
+        code = Code.OK
+        self.open += 1
+        metrics.open.inc()
+        try:
+            if self.open > self._limit:
+                self._metrics.refused.inc()
+                raise Overloaded("This bridge is full", "服务繁忙", self._limit)
+            return await work(route, body, opened)
+        except Fault as fault:
+            code = fault.code
+            await self._abort(opened, fault)
+        except asyncio.CancelledError:
+            code = Code.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            code = Code.INTERNAL
+            await self._abort(opened, internal("call_failed", method=route.method, request_id=opened.request_id))
+        finally:
+            self.open -= 1
+            seconds = time.monotonic() - began
+            metrics.open.dec()
+            metrics.codes[code].inc()
+            metrics.seconds.observe(seconds)
+            if self._log_calls or code in (Code.INTERNAL, Code.DATA_LOSS):
+                self._log(route, opened, code, seconds)
+        return None
+
+    def _log(self, route: Route[Any, Any], opened: Opened, code: Code, seconds: float) -> None:
+        log.info(
+            "call",
+            method=route.method,
+            code=code.name,
+            ms=round(seconds * 1000, 1),
+            request_id=opened.request_id,
+            call=opened.admitted.envelope.call if opened.admitted else "",
+        )
+
+    async def _abort(self, opened: Opened, fault: Fault) -> None:
+        if not opened.request_id:
+            await self.introduce(opened, new_request_id())
+        await opened.context.abort(
+            STATUS_CODES[int(fault.code)],
+            fault.message,
+            ((DETAILS_KEY, fault.status), (REQUEST_ID_KEY, opened.request_id)),
+        )
+
+    async def introduce(self, opened: Opened, request_id: str) -> None:
+        opened.request_id = request_id
+        await opened.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+
+    async def _admit(self, route: Route[Any, Any], body: bytes, opened: Opened) -> Admitted:
+        context = opened.context
+        incoming = Incoming.of(context.invocation_metadata())  # type: ignore[arg-type]
+        opened.admitted = admitted = admit(
+            route, body, incoming, context.time_remaining(), self._settings, made_id=new_request_id()
+        )
+        await self.introduce(opened, admitted.envelope.request_id)
+        return admitted
+
+    # One method for each kind of row.
+
+    async def _rpc(self, route: Rpc[Any, Any], body: bytes, opened: Opened) -> bytes:
+        admitted = await self._admit(route, body, opened)
+        return await self._caller.ask(route, route.subject_of(admitted.message), body, admitted.envelope)
+
+    async def _job(self, route: Job[Any, Any], body: bytes, opened: Opened) -> bytes:
+        admitted = await self._admit(route, body, opened)
+        end = await self.run_job(route, body, admitted)
+        self._trail(opened, end)
+        return end.answer
+
+    async def run_job(self, route: Job[Any, Any], body: bytes, admitted: Admitted) -> bus_pb2.End:
+        """Run one job to its end.
+
+        Raises:
+            Fault: it failed.
+        """
+        reading = await self._submit(route, body, admitted)
+        with _Watch(self, reading, admitted):
+            end = await reading.wait_end()
+        if end.status:
+            raise Fault.from_status(end.status)
+        return end
+
+    async def _stream(self, route: StreamJob[Any, Any], body: bytes, opened: Opened) -> None:
+        admitted = await self._admit(route, body, opened)
+        context, metrics, shape = opened.context, opened.metrics, shape_of(route.reply)
+        began: float | None = time.monotonic()
+        reading = await self._submit(route, body, admitted)
+        with _Watch(self, reading, admitted):
+            while chunks := await reading.take():
+                if began is not None:
+                    metrics.first_chunk.observe(time.monotonic() - began)
+                    began = None
+                messages = merge_encoded(shape, chunks)
+                for message in messages:
+                    await context.write(message)
+                metrics.chunks.inc(len(messages))
+                metrics.deltas.inc(sum([span for _, span in chunks]))
+                self._caller.credit(reading)
+        end = reading.end
+        assert end is not None, "a reading ends with an end or a fault"
+        if end.status:
+            raise Fault.from_status(end.status)
+        self._trail(opened, end)
+
+    async def _batch(self, route: JobStream[Any, Any], bodies: AsyncIterator[bytes], opened: Opened) -> bytes:
+        return await Batch(self, self._caller, route, self._settings).run(bodies, opened)
+
+    async def _here(self, route: EdgeRoute[Any, Any], body: bytes, opened: Opened) -> bytes:
+        await self._admit(route, body, opened)
+        return (await self._health.check()).SerializeToString()
+
+    async def _submit(self, route: Route[Any, Any], body: bytes, admitted: Admitted) -> Reading:
+        return await self._caller.submit(
+            route, route.subject_of(admitted.message), body, admitted.envelope, chosen=admitted.chosen
+        )
+
+    def withdraw(self, reading: Reading, fault: Fault) -> None:
+        """A caller is gone: its call is decided so, unless it is we who send the caller away."""
+        self._caller.close(reading, None if self.stopping else fault)
+
+    def close(self, reading: Reading) -> None:
+        """A call has been answered."""
+        self._caller.close(reading)
+
+    @staticmethod
+    def _trail(opened: Opened, end: bus_pb2.End) -> None:
+        trailers = [(k, v) for k, v in end.trailers.items() if k.startswith("x-") and v.isascii() and v.isprintable()]
+        opened.context.set_trailing_metadata((*trailers, (REQUEST_ID_KEY, opened.request_id)))
+
+
+class _Watch:
+    """Holds a reading: its deadline while it is read, and what becomes of the call when the caller goes."""
+
+    __slots__ = ("_admitted", "_edge", "_reading", "_timer")
+
+    def __init__(self, edge: Edge, reading: Reading, admitted: Admitted) -> None:
+        self._edge = edge
+        self._reading = reading
+        self._admitted = admitted
+
+    def __enter__(self) -> None:
+        remaining = max(0.0, self._admitted.envelope.deadline.remaining)
+        self._timer = asyncio.get_running_loop().call_later(remaining, self._reading.fail, Expired())
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._timer.cancel()
+        match error:
+            case None:
+                self._edge.close(self._reading)
+            case Expired():
+                self._edge.withdraw(self._reading, error)
+            case asyncio.CancelledError():
+                late = self._admitted.envelope.deadline.remaining < EARLY
+                self._edge.withdraw(self._reading, Expired() if late else Cancelled())
+            case _:
+                # The stream broke on our side; the job goes on, and the same request id finds it again.
+                self._edge.close(self._reading)
+
+
+class _Table(grpc.GenericRpcHandler):
+    def __init__(self, methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        return self._methods.get(handler_call_details.method)

@@ -1,0 +1,70 @@
+"""What the edge counts. Children are looked up once for each row, because a lookup by label costs more than the count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from qingyu_ai.bus.errors import Code
+from qingyu_ai.process import CALL_BUCKETS
+from qingyu_ai.routes import Route
+
+
+@dataclass(slots=True)
+class RouteMetrics:
+    """The counters of one row."""
+
+    open: Any
+    seconds: Any
+    first_chunk: Any
+    chunks: Any
+    deltas: Any
+    codes: dict[Code, Any]
+
+
+class Metrics:
+    """All metrics of a bridge process."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._calls = Counter(
+            "qingyu_bridge_calls", "Finished calls by method and status code", ["method", "code"], registry=registry
+        )
+        self._open = Gauge("qingyu_bridge_open_calls", "Calls open now", ["method"], registry=registry)
+        self._seconds = Histogram(
+            "qingyu_bridge_call_seconds", "Duration of calls", ["method"], buckets=CALL_BUCKETS, registry=registry
+        )
+        self._first = Histogram(
+            "qingyu_bridge_first_chunk_seconds",
+            "Time to the first chunk of a stream",
+            ["method"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self._chunks = Counter("qingyu_bridge_chunks", "Stream messages sent to callers", ["method"], registry=registry)
+        self._deltas = Counter(
+            "qingyu_bridge_deltas",
+            "Deltas in them; deltas / chunks is the coalescing ratio",
+            ["method"],
+            registry=registry,
+        )
+        self.workers = Gauge(
+            "qingyu_bridge_workers", "Workers seen within the last second", ["kind"], registry=registry
+        )
+        self.connected = Gauge(
+            "qingyu_bridge_bus_connected", "1 while there is a connection to NATS", registry=registry
+        )
+        self.refused = Counter("qingyu_bridge_refused", "Calls refused because the process is full", registry=registry)
+
+    def of(self, route: Route[Any, Any]) -> RouteMetrics:
+        """The counters of a row."""
+        method = route.method
+        return RouteMetrics(
+            open=self._open.labels(method),
+            seconds=self._seconds.labels(method),
+            first_chunk=self._first.labels(method),
+            chunks=self._chunks.labels(method),
+            deltas=self._deltas.labels(method),
+            codes={code: self._calls.labels(method, code.name) for code in Code},
+        )

@@ -1,0 +1,138 @@
+"""How every process of the system runs: settings, logs, event loop, signals, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+import uvloop
+from prometheus_client import Counter, Gauge, Histogram
+
+from .bus.connection import NatsBus
+from .bus.errors import TransportError
+from .bus.worker import Worker
+from .settings import Settings, SettingsError, load
+from .settings import Worker as WorkerSettings
+from .telemetry import Operations, configure_logging
+
+log = structlog.get_logger(__name__)
+
+CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Seconds; a chat may take milliseconds, a chapter minutes."""
+
+EXIT_SETTINGS = 2
+"""The settings do not hold, or an address cannot be had: starting again changes nothing."""
+
+EXIT_LOST = 1
+"""Something that the process needs is not there; a supervisor may try again."""
+
+
+class AddressTaken(Exception):
+    """A port that the process must listen on is taken. The message names the setting."""
+
+
+Main = Callable[[Settings, asyncio.Event], Awaitable[None]]
+"""Runs until the event is set, by a signal or because the broker is lost for good."""
+
+
+def run(name: str, main: Main) -> None:
+    """Run a process to its end and exit.
+
+    Args:
+        name: of the process, for its log lines.
+        main: starts everything, waits for the event, stops everything.
+    """
+    try:
+        settings = load()
+    except SettingsError as e:
+        sys.stderr.write(f"{name}: {e}\n")
+        sys.exit(EXIT_SETTINGS)
+    configure_logging(settings.log, name)
+    sys.exit(uvloop.run(_supervised(main, settings)))
+
+
+async def _supervised(main: Main, settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    try:
+        await main(settings, stop)
+    except AddressTaken as e:
+        log.error("address_taken", error=str(e))
+        return EXIT_SETTINGS
+    except TransportError as e:
+        log.error("bus_not_available", error=str(e))
+        return EXIT_LOST
+    return 0
+
+
+def open_operations(name: str, host: str, port: int, unready: Callable[[], str]) -> Operations:
+    """Open the process's endpoint for operators.
+
+    Raises:
+        AddressTaken: the address cannot be had.
+    """
+    try:
+        operations = Operations(host, port, unready)
+    except OSError as e:
+        setting = f"QINGYU_{name.upper()}__METRICS_PORT"
+        raise AddressTaken(f"cannot listen on {host}:{port} ({e.strerror}); set {setting}") from None
+    operations.start()
+    return operations
+
+
+async def worker_process(
+    kind: str,
+    settings: Settings,
+    own: WorkerSettings,
+    stop: asyncio.Event,
+    serve: Callable[[NatsBus, Worker], None],
+    *,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Run a worker process: connect, register, serve, drain.
+
+    Args:
+        own: the settings that every kind of worker has.
+        serve: registers the rows.
+        metadata: what the worker says of itself when asked who is there.
+
+    Raises:
+        TransportError: there is no broker.
+        AddressTaken: the metrics port cannot be had.
+    """
+    bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set)
+    await bus.ensure_topology(settings.bus)
+    bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
+    worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata)
+    serve(bus, worker)
+    observe(worker)
+
+    def unready() -> str:
+        return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"
+
+    operations = open_operations(kind, own.metrics_host, own.metrics_port, unready) if own.metrics_port else None
+    await worker.start()
+    await stop.wait()
+    await worker.drain(own.drain_seconds)
+    if operations is not None:
+        operations.stop()
+    await bus.close()
+
+
+def observe(worker: Worker) -> None:
+    """Count a worker's calls for Prometheus."""
+    calls = Counter("qingyu_worker_calls", "Finished calls by method", ["method"])
+    seconds = Histogram("qingyu_worker_call_seconds", "Duration of calls", ["method"], buckets=CALL_BUCKETS)
+    running = Gauge("qingyu_worker_running", "Calls that run now")
+    running.set_function(lambda: worker.running)
+
+    def finished(method: str, duration: float) -> None:
+        calls.labels(method).inc()
+        seconds.labels(method).observe(duration)
+
+    worker.observe(finished)
