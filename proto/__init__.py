@@ -1,0 +1,1 @@
+"""The contract's sources, and the program that makes code from them."""

@@ -1,0 +1,1 @@
+"""gRPC stubs and servicers of the contract. Generated, but for this line."""

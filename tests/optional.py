@@ -1,0 +1,23 @@
+"""Tools that a laptop may lack, and a CI machine may not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require_tool(name: str) -> str:
+    """Return the path of the tool, from PATH or from `tools/bin`; without it skip the test, or fail it under CI=true.
+
+    A test that is skipped everywhere tests nothing: CI is where none may be.
+    """
+    path = shutil.which(name) or shutil.which(name, path=ROOT / "tools" / "bin")
+    if path is not None:
+        return path
+    reason = f"{name} is not installed: run `make system`"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
