@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Coroutine
@@ -21,7 +22,7 @@ from nats.js import JetStreamContext
 
 from . import headers as wire
 from . import topology
-from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
+from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
 from .ordered import OrderedReader
 from .pull import StandingPull
 from .transport import (
@@ -46,6 +47,8 @@ SEQUENCE = "Nats-Sequence"
 SUBJECT = "Nats-Subject"
 WRONG_SEQUENCE = 10071
 MAX_SUBJECT = 512
+MAX_UNSENT = 64 * 1024 * 1024
+"""Bytes that may wait for the socket; a broker that takes nothing must not fill our memory."""
 API_TIMEOUT = 5.0
 """Seconds for one call of the JetStream management API."""
 
@@ -111,6 +114,8 @@ class NatsBus:
                 connect_timeout=3,
                 ping_interval=10,
                 max_outstanding_pings=2,
+                # No limit of nats-py's own: with one, a large publish waits for the socket. See `publish`.
+                pending_size=0,
             )
         except (OSError, nats.errors.Error, TimeoutError) as e:
             raise Disconnected(f"no NATS server at {', '.join(servers)}: {e}") from e
@@ -156,6 +161,8 @@ class NatsBus:
         """See `transport.Bus.publish`."""
         if not self._nc.is_connected:
             raise Disconnected("no connection to NATS")
+        if self._nc.pending_data_size > MAX_UNSENT:
+            raise Disconnected(f"NATS takes nothing: {self._nc.pending_data_size} bytes wait to be sent")
         size = len(data) + (wire.size(headers) if headers else 0)
         if size > self.max_payload or len(subject) > MAX_SUBJECT:
             raise PayloadTooLarge(size, self.max_payload)
@@ -208,8 +215,29 @@ class NatsBus:
         # No pending limits: nothing ever waits in the subscription.
         sub = await self._nc.subscribe(subject, queue=queue, pending_bytes_limit=0)
         sub._pending_queue = _Inline(handler)  # type: ignore[assignment]
-        await self._nc.flush()
+        await self._arrived()
         return _NatsInterest(sub)
+
+    async def _arrived(self) -> None:
+        """Wait until the server has handled all that was sent so far, by sending ourselves a message behind it.
+
+        nats-py's own `flush` does not do: its PING goes straight to the socket, ahead of what still waits to be written.
+
+        Raises:
+            Disconnected: the server does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        back = loop.create_future()
+        token = self._next_token = self._next_token + 1
+        self._waiting[token] = lambda data, headers: None if back.done() else back.set_result(None)
+        try:
+            self.publish(f"{self.inbox}.{token}", b"")
+            async with asyncio.timeout(API_TIMEOUT):
+                await back
+        except TimeoutError:
+            raise Disconnected("NATS does not answer") from None
+        finally:
+            self.forget(token)
 
     # Streams.
 
@@ -305,7 +333,8 @@ class NatsBus:
         if not self._nc.is_closed:
             if self._nc.is_connected:
                 # What was published last (acks, end frames) must leave before the socket closes.
-                await self._nc.flush(timeout=2)
+                with contextlib.suppress(TransportError):
+                    await self._arrived()
             await self._nc.close()
 
 

@@ -134,4 +134,4 @@ def size(headers: Mapping[str, str] | None) -> int:
     """Count the bytes that headers take on the wire (the broker's limit counts them together with the payload)."""
     if not headers:
         return 0
-    return 14 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())
+    return 12 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())

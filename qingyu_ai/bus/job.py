@@ -359,9 +359,8 @@ class JobRun:
     async def _stream(self, speaker: Speaker, chunks: AsyncIterator[Message]) -> None:
         try:
             async for chunk in chunks:
-                wait = speaker.say(chunk)
-                if wait is not None:
-                    await wait
+                if not speaker.say(chunk):
+                    await speaker.room()
         finally:
             # An async generator is not closed for us: the socket to the model would stay open.
             close = getattr(chunks, "aclose", None)

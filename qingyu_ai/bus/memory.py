@@ -83,6 +83,13 @@ class _Stream:
     def last_of(self, subject: str) -> _Message | None:
         return next((m for m in reversed(self.messages.values()) if m.subject == subject), None)
 
+    def first_of(self, pattern: str, sequence: int) -> _Message | None:
+        for n in range(max(sequence, 1), self.last_sequence + 1):
+            message = self.messages.get(n)
+            if message is not None and matches(pattern, message.subject):
+                return message
+        return None
+
     def drop(self, sequence: int) -> None:
         message = self.messages.pop(sequence, None)
         if message is not None:
@@ -219,7 +226,8 @@ class _Pull:
 
     async def stop(self) -> None:
         self.open = False
-        self._consumer.pulls.remove(self)
+        if self in self._consumer.pulls:
+            self._consumer.pulls.remove(self)
 
 
 class Broker:
@@ -404,12 +412,7 @@ class MemoryBus:
 
     async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
         """See `transport.Bus.next`."""
-        found = await self._read(
-            stream,
-            lambda s: next(
-                (m for m in s.messages.values() if m.sequence >= sequence and matches(subject, m.subject)), None
-            ),
-        )
+        found = await self._read(stream, lambda s: s.first_of(subject, sequence))
         return Stored(found.subject, found.sequence, found.data) if found else None
 
     async def _read(self, stream: str, find: Callable[[_Stream], _Message | None]) -> _Message | None:

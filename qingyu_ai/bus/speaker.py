@@ -84,11 +84,11 @@ class Speaker:
         """Whether the log has stopped to store, or the claim was given up."""
         return self._broken is not None
 
-    def say(self, chunk: Any) -> asyncio.Future[None] | None:
+    def say(self, chunk: Any) -> bool:
         """Say one delta.
 
         Returns:
-            None, or a future to wait for before the next one: the log or the reader is slow.
+            Whether there is room for the next one; otherwise the log or the reader is slow: wait for `room` first.
 
         Raises:
             TooLarge: the chunk is larger than a caller can receive.
@@ -111,7 +111,7 @@ class Speaker:
         self._pending_bytes += size
         if self._flying is None:
             self._send()
-        return None if self._has_room() else self._wait()
+        return self._has_room()
 
     def _has_room(self) -> bool:
         if self.next >= self._granted:
@@ -119,6 +119,17 @@ class Speaker:
             return False
         self._starved_since = 0.0
         return len(self._pending) < self._settings.window_frames and self._pending_bytes < self._settings.window_bytes
+
+    async def room(self) -> None:
+        """Wait until there is room for another delta.
+
+        Raises:
+            BusDown: the log has not stored anything for a lease.
+        """
+        while self._broken is None and not self._has_room():
+            await self._wait()
+        if self._broken is not None:
+            raise self._broken
 
     def _wait(self) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -129,8 +140,7 @@ class Speaker:
         """Take credit: cumulative, the largest counts."""
         if up_to > self._granted:
             self._granted = up_to
-            if self._has_room():
-                self._wake()
+            self._wake()
 
     async def flush(self) -> None:
         """Wait until everything said is stored.
@@ -216,8 +226,7 @@ class Speaker:
         self._landed()
         if self._pending or self._closing is not None:
             self._send()
-        if self._waiters and (self._flying is None or self._has_room()):
-            self._wake()
+        self._wake()
 
     @staticmethod
     def _refused(why: str) -> int:

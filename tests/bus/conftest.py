@@ -1,0 +1,74 @@
+"""Two brokers for the same tests: the in-memory twin and a real nats-server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from qingyu_ai.bus import topology
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.memory import Broker, MemoryBus
+from qingyu_ai.bus.transport import Bus
+from qingyu_ai.settings import Bus as BusSettings
+from tests.nats_process import NatsProcess
+
+FAST = BusSettings(
+    beat_seconds=0.2,
+    lease_seconds=1.0,
+    ack_wait_seconds=1.0,
+    in_progress_seconds=0.3,
+    frame_ack_seconds=0.3,
+    store_seconds=1.0,
+)
+"""The protocol's times, shortened so that a test can see a lease pass."""
+
+Connect = Callable[[], Awaitable[Bus]]
+
+
+async def clean(process: NatsProcess, settings: BusSettings) -> None:
+    """Give a test streams of its own on the shared server."""
+    bus = await NatsBus.open([process.url], "cleaner", on_closed=lambda: None)
+    for plan in topology.plans(settings):
+        try:
+            await bus.jetstream.delete_stream(plan.name)
+        except NotFoundError:
+            pass
+    await bus.ensure_topology(settings)
+    await bus.close()
+
+
+@pytest.fixture
+def settings() -> BusSettings:
+    """Times of the protocol for this test; override to change them."""
+    return FAST
+
+
+@pytest.fixture(params=["memory", "nats"])
+async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> AsyncIterator[Connect]:
+    """Make connections to one broker."""
+    opened: list[Bus] = []
+    broker: Broker | None = None
+    process: NatsProcess | None = None
+    if request.param == "memory":
+        broker = Broker(settings)
+    else:
+        process = request.getfixturevalue("nats_process")
+        await clean(process, settings)
+
+    async def open_one() -> Bus:
+        bus: Bus
+        if broker is not None:
+            bus = MemoryBus(broker)
+        else:
+            assert process is not None
+            bus = await NatsBus.open([process.url], "test", on_closed=lambda: None)
+        opened.append(bus)
+        return bus
+
+    yield open_one
+    for bus in opened:
+        await bus.close()
+    if broker is not None:
+        broker.close()

@@ -1,0 +1,27 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tests.nats_process import NatsProcess
+
+
+@pytest.fixture(scope="session")
+def nats_process() -> Iterator[NatsProcess]:
+    """A real nats-server, one for each test process."""
+    process = NatsProcess()
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    """Log lines of the code under test belong to the test that caused them, not to the terminal."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), cache_logger_on_first_use=False)
+    yield
+    structlog.reset_defaults()
