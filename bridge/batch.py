@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.errors import Fault, Invalid, NoWorker
+from qingyu_ai.bus.job import internal
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.routes import JobStream
 from qingyu_ai.settings import Settings
@@ -88,6 +90,9 @@ class Batch:
         except Fault as fault:
             log.info("document_failed", index=index, reason=fault.reason, code=fault.code.name)
             self._count(_document_id(body) or name, False)
+        except Exception:
+            internal("document_failed", index=index)
+            self._count(name, False)
         finally:
             self._room.release()
 
@@ -104,5 +109,5 @@ def _document_id(body: bytes) -> str:
     """The id of a document that was refused; empty: it cannot be read, or is no sensible id."""
     try:
         return rag.IndexRequest.FromString(body).document_id[:128]
-    except ValueError:  # what protobuf's DecodeError is
+    except DecodeError:
         return ""

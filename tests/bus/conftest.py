@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -31,10 +32,8 @@ async def clean(process: NatsProcess, settings: BusSettings) -> None:
     """Give a test streams of its own on the shared server."""
     bus = await NatsBus.open([process.url], "cleaner", on_closed=lambda: None)
     for plan in topology.plans(settings):
-        try:
+        with contextlib.suppress(NotFoundError):
             await bus.jetstream.delete_stream(plan.name)
-        except NotFoundError:
-            pass
     await bus.ensure_topology(settings)
     await bus.close()
 

@@ -1,0 +1,84 @@
+# Two commands set everything up on a machine that has Python 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 4
+TOOLS := $(CURDIR)/tools
+
+BUF_VERSION := 1.75.0
+GEN_GO_VERSION := v1.36.11
+GEN_GO_GRPC_VERSION := v1.6.2
+
+# A later Python, if one is at hand, for `make test-next`.
+NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-next check format bench proto system lock clean
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: $(VENV)/.ready ## Starts the whole system on free ports, shows a conversation, stops
+	@$(BIN)/python -m qingyu_ai.cli demo
+
+up: $(VENV)/.ready ## Starts the whole system in the foreground; Ctrl-C stops it
+	@$(BIN)/python -m qingyu_ai.cli up
+
+test: $(VENV)/.ready ## Runs all tests, on a real nats-server and real processes
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-next: ## Runs the tests on a later Python, if one is at hand
+	@if [ -n "$(NEXT_PYTHON)" ]; then \
+	  $(MAKE) --no-print-directory test-in PYTHON=$(NEXT_PYTHON) VENV=.venv-next; \
+	else echo "no later Python at hand: left out"; fi
+
+.PHONY: test-in
+test-in: $(VENV)/.ready
+	@$(BIN)/python --version
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not once"
+
+check: $(VENV)/.ready ## Lint, format, types, generated code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m proto.generate --check
+
+format: $(VENV)/.ready ## Formats the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.ready ## Measures what a call costs, beside a direct gRPC server (about 4 minutes)
+	@$(BIN)/python -m bench.bridge
+
+proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
+	@$(BIN)/python -m proto.generate
+
+system: ## Installs the optional tools into tools/: buf (npm), Go plugins (go)
+	@mkdir -p $(TOOLS)/bin
+	@if command -v npm >/dev/null; then \
+	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) \
+	  && ln -sf ../npm/node_modules/.bin/buf $(TOOLS)/bin/buf && echo "buf $(BUF_VERSION)"; \
+	else echo "npm is not here: buf is left out, and so are the tests that need it"; fi
+	@if command -v go >/dev/null; then \
+	  GOBIN=$(TOOLS)/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@$(GEN_GO_VERSION) \
+	  && GOBIN=$(TOOLS)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(GEN_GO_GRPC_VERSION) \
+	  && echo "protoc-gen-go $(GEN_GO_VERSION), protoc-gen-go-grpc $(GEN_GO_GRPC_VERSION)"; \
+	else echo "go is not here: the Go client is left out, and so are its tests"; fi
+
+lock: $(VENV)/.ready ## Resolves the versions anew into requirements/ (hashed, no addresses)
+	@for extra in run dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --no-header $$([ $$extra = dev ] && echo --extra dev) \
+	    pyproject.toml -o requirements/$$extra.txt; done
+
+clean: ## Removes what the targets made, except the data of `make up`
+	@rm -rf .venv .venv-next tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

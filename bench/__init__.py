@@ -1,0 +1,1 @@
+"""Benches: `make bench`. Each prints a table whose rows were measured in one run."""

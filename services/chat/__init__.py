@@ -1,0 +1,1 @@
+"""The chat worker: Chat and ChatStream over a model, with session memory."""

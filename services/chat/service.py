@@ -1,0 +1,109 @@
+"""Chat and ChatStream: from a request to a prompt, from the model's deltas to an answer and a turn to remember."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from qingyu_ai.bus.errors import ModelNotAvailable
+from qingyu_ai.bus.job import Call
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import common_pb2 as common
+from services.llm.model import Delta, Model, Prompt
+from services.llm.model import Turn as PromptTurn
+
+from .session import Message, Sessions, Turn
+
+SYSTEM = "system"
+
+
+class ChatService:
+    """Answers chats.
+
+    Args:
+        models: by the name under which a request may ask for one.
+        default: the name for requests that ask for none.
+        sessions: the memory.
+        system_prompt: of this deployment; empty: none.
+    """
+
+    def __init__(self, models: Mapping[str, Model], default: str, sessions: Sessions, system_prompt: str) -> None:
+        self._models = models
+        self._default = default
+        self._sessions = sessions
+        self._system_prompt = system_prompt
+
+    async def chat(self, call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        """Answer in one piece."""
+        said: list[str] = []
+        tokens = 0
+        async with aclosing(self._talk(call, request)) as deltas:
+            async for delta in deltas:
+                said.append(delta.text)
+                if delta.usage is not None:
+                    tokens = delta.usage.prompt_tokens + delta.usage.completion_tokens
+        answer = common.Message(
+            role="assistant",
+            content="".join(said),
+            metadata={"model": call.trailers["x-model"], "finish_reason": call.trailers["x-finish-reason"]},
+        )
+        return ai.ChatResponse(message=answer, tokens_used=tokens, status=common.Status(code=0, message="ok"))
+
+    async def chat_stream(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[ai.ChatStreamChunk, None]:
+        """Answer as the model speaks. Exactly one chunk is final, and it is the last."""
+        async with aclosing(self._talk(call, request)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield ai.ChatStreamChunk(delta=delta.text)
+        yield ai.ChatStreamChunk(is_final=True)
+
+    async def follow_up(self, call: str, left: bytes) -> None:
+        """After the commit: store the turn, and let the session's next call go."""
+        await self._sessions.store(call, Turn.model_validate_json(left))
+
+    async def _talk(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[Delta, None]:
+        name = request.model or self._default
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotAvailable(name, self._models)
+        asked = [Message(role=m.role, content=m.content) for m in request.messages if m.role != SYSTEM]  # type: ignore[arg-type]
+        history: list[Message] = []
+        turn = Turn(user=call.user, session=request.session_id, replace=len(asked) > 1, messages=[])
+        if turn.session:
+            history = await self._sessions.take_turn(call.user, turn.session, call.id)
+            # Whatever happens now, the session's next call must be let go.
+            call.follow_up = turn.model_dump_json().encode()
+        said: list[str] = []
+        finished = False
+        try:
+            prompt = self._prompt(request, asked if turn.replace else [*history, *asked])
+            async with aclosing(model.stream(prompt)) as deltas:
+                async for delta in deltas:
+                    said.append(delta.text)
+                    if delta.finish:
+                        finished = delta.finish == "stop"
+                        self._trail(call, name, delta)
+                    yield delta
+        finally:
+            if turn.session and said:
+                answer = Message(role="assistant", content="".join(said), cut=not finished)
+                turn.messages = [*asked, answer]
+                call.follow_up = turn.model_dump_json().encode()
+
+    def _prompt(self, request: ai.ChatRequest, messages: list[Message]) -> Prompt:
+        system = [self._system_prompt] if self._system_prompt else []
+        system += [m.content for m in request.messages if m.role == SYSTEM]
+        system += [f"{name}：\n{text}" for name, text in sorted(request.context.items())]
+        turns = [PromptTurn("system", text) for text in system]
+        turns += [PromptTurn(m.role, m.content) for m in messages]
+        # proto3 cannot tell 0 from absent; both mean the model's own default.
+        return Prompt(tuple(turns), max_tokens=request.max_tokens, temperature=request.temperature or None)
+
+    @staticmethod
+    def _trail(call: Call, model: str, last: Delta) -> None:
+        call.trailers["x-model"] = model
+        call.trailers["x-finish-reason"] = last.finish
+        if last.usage is not None:
+            call.trailers["x-usage-prompt"] = str(last.usage.prompt_tokens)
+            call.trailers["x-usage-completion"] = str(last.usage.completion_tokens)
+            call.trailers["x-usage-estimated"] = "true" if last.usage.estimated else "false"

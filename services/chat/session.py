@@ -1,0 +1,190 @@
+"""Session memory: one key-value entry for each conversation, changed by compare-and-set only.
+
+Calls of one session take turns: each puts its ticket into the session, waits until those before it are decided, and leaves
+with its turn (question and answer together). A ticket is a call id, so a turn is stored once however often it is tried, and
+the turn of a call whose worker died can be finished by whoever finds its record decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import structlog
+from pydantic import BaseModel, Field
+
+from qingyu_ai.bus import subjects, topology
+from qingyu_ai.bus.errors import Conflict, Overloaded
+from qingyu_ai.bus.job import Records
+from qingyu_ai.bus.transport import Bus
+from qingyu_ai.settings import Bus as BusSettings
+from qingyu_ai.settings import Chat as ChatSettings
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 8
+"""Calls of one session that may wait for their turn; more of them would hold the slots of everybody else."""
+
+APPLIED_KEPT = 32
+"""How many call ids a session remembers as stored, so that a follow-up that runs again finds its turn there."""
+
+WAIT_FIRST, WAIT_LONGEST = 0.02, 0.25
+"""Seconds between looks at the call before."""
+
+
+class Message(BaseModel):
+    """One message of the history."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    cut: bool = False
+    """An answer that was not finished."""
+
+
+class Turn(BaseModel):
+    """What a call adds to its session."""
+
+    user: str
+    session: str
+    replace: bool
+    """The request brought the whole history with it."""
+    messages: list[Message]
+
+
+class Session(BaseModel):
+    """What the bucket holds under a session's key."""
+
+    messages: list[Message] = Field(default_factory=list)
+    waiting: list[str] = Field(default_factory=list)
+    """Tickets, in order; the first may go."""
+    applied: list[str] = Field(default_factory=list)
+    """Calls whose turn is in `messages`, the latest last."""
+
+
+Change = Callable[[Session], Session]
+
+
+def key_of(user: str, session: str) -> str:
+    """Name a session so that no user can name another user's."""
+    digest = hashlib.blake2b(f"{len(user)}:{user}{session}".encode(), digest_size=16).hexdigest()
+    return topology.session_key(digest)
+
+
+def enter(session: Session, call: str) -> Session:
+    """Put a ticket into the session.
+
+    Raises:
+        Overloaded: too many calls wait already.
+    """
+    if call in session.waiting:
+        return session
+    if len(session.waiting) >= MAX_WAITING:
+        raise Overloaded("Too many calls of this session wait for their turn", "该会话等待中的请求过多", MAX_WAITING)
+    return session.model_copy(update={"waiting": [*session.waiting, call]})
+
+
+def leave(session: Session, call: str, turn: Turn | None, max_messages: int, max_bytes: int) -> Session:
+    """Take the ticket out and, if there is a turn that is not stored yet, store it."""
+    waiting = [w for w in session.waiting if w != call]
+    if turn is None or call in session.applied:
+        return session.model_copy(update={"waiting": waiting})
+    messages = trim(turn.messages if turn.replace else [*session.messages, *turn.messages], max_messages, max_bytes)
+    applied = [*session.applied, call][-APPLIED_KEPT:]
+    return Session(messages=messages, waiting=waiting, applied=applied)
+
+
+def trim(messages: Sequence[Message], max_messages: int, max_bytes: int) -> list[Message]:
+    """Forget the oldest, down to the limits; then what is left of a turn whose question is gone. The newest stays."""
+    kept = list(messages[-max_messages:])
+    size = sum(len(m.content.encode()) for m in kept)
+    while len(kept) > 1 and size > max_bytes:
+        size -= len(kept.pop(0).content.encode())
+    while len(kept) > 1 and len(kept) < len(messages) and kept[0].role == "assistant":
+        kept.pop(0)
+    return kept
+
+
+class Sessions:
+    """The session bucket."""
+
+    def __init__(self, bus: Bus, bus_settings: BusSettings, settings: ChatSettings) -> None:
+        self._bus = bus
+        self._timeout = bus_settings.store_seconds
+        self._records = Records(bus, bus_settings)
+        self._settings = settings
+
+    async def take_turn(self, user: str, session: str, call: str) -> list[Message]:
+        """Wait for this call's turn and read the history as it then stands.
+
+        Raises:
+            Overloaded: too many calls of this session wait.
+            TransportError: the bucket does not answer.
+        """
+        key = key_of(user, session)
+        current = await self._change(key, lambda s: enter(s, call))
+        wait = WAIT_FIRST
+        while current.waiting and current.waiting[0] != call:
+            first = current.waiting[0]
+            if await self._decided(first):
+                current = await self._after(key, first)
+                continue
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, WAIT_LONGEST)
+            current, _ = await self._read(key)
+            if call not in current.waiting:
+                # Another call took us for dead, or the session was replaced: take a new ticket.
+                current = await self._change(key, lambda s: enter(s, call))
+        return current.messages
+
+    async def store(self, call: str, turn: Turn) -> None:
+        """Store a turn, once, and let the next call go."""
+        s = self._settings
+        await self._change(
+            key_of(turn.user, turn.session),
+            lambda session: leave(session, call, turn, s.session_messages, s.session_max_bytes),
+        )
+
+    async def give_up(self, user: str, session: str, call: str) -> None:
+        """Leave without a turn."""
+        s = self._settings
+        await self._change(
+            key_of(user, session), lambda current: leave(current, call, None, s.session_messages, s.session_max_bytes)
+        )
+
+    async def _decided(self, call: str) -> bool:
+        if not subjects.CALL_ID.fullmatch(call):
+            return True
+        entry = await self._records.read(call)
+        return entry is None or entry.done
+
+    async def _after(self, key: str, call: str) -> Session:
+        """The call before is decided: its turn first, if its worker has not stored it yet."""
+        entry = await self._records.read(call)
+        turn = None
+        if entry is not None and entry.record.follow_up:
+            turn = Turn.model_validate_json(entry.record.follow_up)
+        s = self._settings
+        return await self._change(
+            key, lambda session: leave(session, call, turn, s.session_messages, s.session_max_bytes)
+        )
+
+    async def _read(self, key: str) -> tuple[Session, int]:
+        stored = await self._bus.last(topology.SESSIONS, key, timeout=self._timeout)
+        if stored is None:
+            return Session(), 0
+        return Session.model_validate_json(stored.data), stored.sequence
+
+    async def _change(self, key: str, change: Change) -> Session:
+        while True:
+            current, revision = await self._read(key)
+            changed = change(current)
+            if changed == current:
+                return current
+            try:
+                data = changed.model_dump_json(exclude_defaults=True).encode()
+                await self._bus.store(key, data, expect=revision, timeout=self._timeout)
+            except Conflict:
+                continue
+            return changed
