@@ -99,6 +99,7 @@ class Identity:
                     "last_error": c.last_error,
                     "processing_time": int(c.seconds * 1e9),
                     "average_processing_time": int(c.seconds * 1e9 / c.requests) if c.requests else 0,
+                    "data": {},
                 }
                 for e, c in self.endpoints.items()
             ]
