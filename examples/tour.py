@@ -1,0 +1,226 @@
+"""A tour of the AI backend: what a Python caller does, in the order in which one meets it.
+
+    python examples/tour.py --target 127.0.0.1:50051
+
+Exit status 0: every answer came and was whole. 1: one was not, and the last line says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+
+import grpc
+
+from qingyu_ai.contract import ai_agent_pb2, common_pb2
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+
+USER = "tour-reader"
+
+CONNECT_SECONDS = 10
+HEALTH_SECONDS = 5
+CALL_SECONDS = 60
+
+# As a caller in production sets them: a broken connection is noticed within 13 s, also while nothing is being said. The
+# bridge allows pings at this pace; most gRPC servers answer them with GOAWAY too_many_pings.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+PASSAGE = """\
+雨是后半夜停的。沈砚推开渡口的木门，河面上浮着一层薄雾，像谁把旧信纸一张张撕碎了撒在水上。老艄公蹲在船头补网，头也不抬：\
+“你师父临走前交代过，灯灭之前，不许过河。”沈砚摸了摸怀里那盏青铜小灯，灯芯只剩豆大一点火，却比昨夜更亮。他忽然明白，\
+师父留下的不是灯，而是一个期限。对岸的钟声响了第一下，他解开缆绳，轻声说：“那就在它灭之前，把船撑到河心。”"""
+
+USAGE_KEYS = (
+    "x-usage-prompt",
+    "x-usage-completion",
+    "x-usage-estimated",
+    "x-finish-reason",
+    "x-model",
+    "x-request-id",
+)
+"""A chat chunk has room for text only, so everything else about an answer travels in the trailing metadata."""
+
+Pairs = Iterable[tuple[str, str | bytes]] | None
+
+
+class Broken(Exception):
+    """An answer was not what the contract promises."""
+
+
+def main() -> int:
+    """Take the tour."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="127.0.0.1:50051", help="the bridge, host:port (default: %(default)s)")
+    target = parser.parse_args().target
+    try:
+        with grpc.insecure_channel(target, options=KEEPALIVE) as channel:
+            connect(channel, target)
+            stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
+            health(stub)
+            chat(stub)
+            conversation(stub)
+    except grpc.RpcError as e:
+        return fail(f"调用失败 · the call failed: {status_of(e)}")
+    except Broken as e:
+        return fail(str(e))
+    print("\n全部完成 · all done")
+    return 0
+
+
+def connect(channel: grpc.Channel, target: str) -> None:
+    """Wait for the connection, but not for ever: a wrong address shows here, and not in the first call."""
+    try:
+        grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise Broken(
+            f"连接不上 · no connection to {target} in {CONNECT_SECONDS} s: is `qingyu-ai up` running?"
+        ) from None
+
+
+def health(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
+    """Ask how the system is."""
+    heading("一、健康检查", "HealthCheck")
+    answer = stub.HealthCheck(ai_agent_pb2.HealthRequest(), timeout=HEALTH_SECONDS)
+    print(f"{answer.status}, up for {answer.uptime_seconds} s")
+    for part, state in sorted(answer.details.items()):
+        print(f"  {part}: {state}")
+    if answer.status != "healthy":
+        raise Broken(f"系统不健康 · the system says it is {answer.status!r}")
+
+
+def chat(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
+    """Ask one question about a passage and take the answer as a whole."""
+    heading("二、问答", "Chat")
+    question = "请用一两句话说说：下面这段里，沈砚为什么决定现在过河？"
+    print(f"{PASSAGE}\n\n问 · asks: {question}\n")
+    # The caller chooses the request id. With the same id a repeated call is answered, not run a second time, so a retry
+    # after a lost connection costs nothing and writes nothing twice.
+    request_id = new_request_id()
+    answer, call = stub.Chat.with_call(
+        ai_agent_pb2.ChatRequest(messages=[user(f"{question}\n\n{PASSAGE}")], metadata=metadata(request_id)),
+        timeout=CALL_SECONDS,
+    )
+    print(f"答 · answers: {answer.message.content}\n")
+    if answer.status.code != 0:
+        raise Broken(f"状态非零 · the answer's status is {answer.status.code}: {answer.status.message}")
+    if not answer.message.content.strip():
+        raise Broken("回答为空 · the answer is empty")
+    if returned(call.initial_metadata(), "x-request-id") != request_id:
+        raise Broken("请求编号不符 · the initial metadata does not return the request id")
+    show_usage(call.trailing_metadata(), request_id)
+
+
+def conversation(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
+    """Talk in a session: the second turn sends only its own question, and the service remembers the first."""
+    session = f"tour-{uuid.uuid4().hex[:12]}"
+    heading("三、流式对话", "ChatStream")
+    first = stream(stub, session, "请接着下面这段往下写两三句，保持语气。", PASSAGE)
+    heading("四、同一会话的第二轮", "the second turn of the same session")
+    second = stream(stub, session, "我刚才给你的那段里，主角叫什么名字，怀里揣着什么？")
+    if second <= first:
+        sizes = f"{second} tokens after a first one of {first}"
+        raise Broken(f"会话没有记忆 · the second prompt has {sizes}, so the history is not in it")
+    print(f"会话记忆 · the session remembers: its prompt grew from {first} to {second} tokens")
+
+
+def stream(stub: ai_agent_pb2_grpc.AIAgentServiceStub, session: str, question: str, passage: str = "") -> int:
+    """Send one turn and print the answer while it is written.
+
+    Returns:
+        The size of its prompt in tokens.
+    """
+    print(f"问 · asks: {question}\n")
+    request_id = new_request_id()
+    message = user(f"{question}\n\n{passage}".strip())
+    request = ai_agent_pb2.ChatRequest(session_id=session, messages=[message], metadata=metadata(request_id))
+    started = time.monotonic()
+    call = stub.ChatStream(request, timeout=CALL_SECONDS)
+    arrivals: list[float] = []
+    text, final = "", False
+    print("答 · answers: ", end="", flush=True)
+    for chunk in call:
+        if final:
+            raise Broken("终块之后还有内容 · a chunk came after the final one")
+        final = chunk.is_final
+        if chunk.delta:
+            arrivals.append(time.monotonic())
+            text += chunk.delta
+            print(chunk.delta, end="", flush=True)
+    print("\n")
+    # A stream that merely ends may have been cut. Only the final chunk says that the answer is whole.
+    if not final:
+        raise Broken("流没有终块 · the stream ended without a final chunk")
+    if not text.strip():
+        raise Broken("回答为空 · the answer is empty")
+    show_pace(started, arrivals)
+    if returned(call.initial_metadata(), "x-request-id") != request_id:
+        raise Broken("请求编号不符 · the initial metadata does not return the request id")
+    trailing = call.trailing_metadata()
+    show_usage(trailing, request_id)
+    return int(returned(trailing, "x-usage-prompt"))
+
+
+def show_pace(started: float, arrivals: list[float]) -> None:
+    """Say how soon the answer began, and how fast it came."""
+    first = arrivals[0] - started
+    lasted = arrivals[-1] - arrivals[0]
+    pace = f"{(len(arrivals) - 1) / lasted:.0f} 块/秒 · chunks per second" if lasted > 0 else "all at once"
+    print(f"  首块 {first * 1000:.0f} 毫秒 · ms to the first chunk, {len(arrivals)} 块 · chunks, {pace}")
+
+
+def show_usage(trailing: Pairs, request_id: str) -> None:
+    """Print what the answer cost, and where it came from."""
+    for key in USAGE_KEYS:
+        print(f"  {key}: {returned(trailing, key)}")
+    if returned(trailing, "x-request-id") != request_id:
+        raise Broken("请求编号不符 · the trailing metadata carries another request id")
+
+
+def status_of(error: object) -> str:
+    """Code and message. What grpcio raises is the error and the call in one, and only the call has them."""
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+
+
+def returned(pairs: Pairs, key: str) -> str:
+    """One value of the metadata that came back."""
+    for name, value in pairs or ():
+        if name == key:
+            return value.decode() if isinstance(value, bytes) else value
+    raise Broken(f"元数据缺失 · the metadata lacks {key}")
+
+
+def user(text: str) -> common_pb2.Message:
+    """What the person says."""
+    return common_pb2.Message(role="user", content=text)
+
+
+def metadata(request_id: str) -> common_pb2.Metadata:
+    """Who asks, and which call this is."""
+    return common_pb2.Metadata(request_id=request_id, user_id=USER, timestamp=int(time.time()))
+
+
+def new_request_id() -> str:
+    """Unique for each logical call; a retry keeps it."""
+    return f"req_{time.time_ns()}_{uuid.uuid4().hex[:8]}"
+
+
+def heading(chinese: str, english: str) -> None:
+    """Start a new part."""
+    print(f"\n── {chinese} · {english}")
+
+
+def fail(reason: str) -> int:
+    """Say what went wrong, on standard error."""
+    print(f"\n失败 · failed: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Read what a child writes: bytes into lines, and lines into the parts of a log record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+
+LONGEST_LINE = 64 * 1024
+"""Bytes. A longer line is handed on in pieces: a child must not fill the supervisor's memory."""
+
+_NATS = re.compile(r"^\[\d+\] \d{4}/\d\d/\d\d (\d\d:\d\d:\d\d)(?:\.\d+)? \[([A-Z]{3})\] ?(.*)$")
+_NATS_LEVELS = {"TRC": "debug", "DBG": "debug", "INF": "info", "WRN": "warning", "ERR": "error", "FTL": "critical"}
+_CONTROL = {c: f"\\x{c:02x}" for c in [*range(0x20), *range(0x7F, 0xA0)] if c != 0x09}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A log record as a person reads it."""
+
+    time: str
+    level: str
+    event: str
+    fields: tuple[tuple[str, str], ...] = ()
+    traceback: str = ""
+
+
+def parse(text: str) -> LogLine | None:
+    """Read one line of structlog's JSON or of nats-server's log; None for anything else."""
+    if text.startswith("{"):
+        return _from_json(text)
+    if match := _NATS.match(text):
+        time, level, event = match.groups()
+        return LogLine(time, _NATS_LEVELS.get(level, "info"), event)
+    return None
+
+
+def printable(text: str) -> str:
+    """Spell out control characters: a log line holds other people's text, and a terminal obeys such characters."""
+    return text.translate(_CONTROL)
+
+
+async def lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Yield what a child writes line by line, its last words too when no newline follows them."""
+    rest = b""
+    while block := await reader.read(LONGEST_LINE):
+        *whole, rest = (rest + block).split(b"\n")
+        for line in whole:
+            yield _decode(line)
+        while len(rest) >= LONGEST_LINE:
+            piece, rest = rest[:LONGEST_LINE], rest[LONGEST_LINE:]
+            yield _decode(piece)
+    if rest:
+        yield _decode(rest)
+
+
+def _decode(line: bytes) -> str:
+    return line.rstrip(b"\r").decode("utf-8", "replace")
+
+
+def _from_json(text: str) -> LogLine | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or "event" not in record:
+        return None
+    level = str(record.pop("level", "info"))
+    event = _value(record.pop("event"), bare=True)
+    time = _clock(str(record.pop("timestamp", "")))
+    traceback = str(record.pop("exception", ""))
+    fields = tuple((str(k), _value(v)) for k, v in record.items())
+    return LogLine(time, level, event, fields, traceback)
+
+
+def _clock(timestamp: str) -> str:
+    """`2025-01-01T08:00:00.5Z` → the wall clock here; a form that is not ISO 8601 stays as it is."""
+    try:
+        return datetime.fromisoformat(timestamp).astimezone().strftime("%H:%M:%S")
+    except ValueError:
+        return timestamp
+
+
+def _value(value: object, *, bare: bool = False) -> str:
+    """Quote a text only where its end would be in doubt."""
+    if isinstance(value, str) and (bare or (value and not re.search(r"[\s\"=]", value))):
+        return value
+    return json.dumps(value, ensure_ascii=False)

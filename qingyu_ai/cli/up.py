@@ -1,0 +1,114 @@
+"""`qingyu-ai up`: the whole system on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from qingyu_ai.settings import Settings, load
+
+from . import probe
+from .console import Screen
+from .interrupt import Interrupt
+from .preflight import Refused, check_ports, claim, free_ports
+from .programs import as_environment, broker_url, listens, programs
+from .supervisor import Supervisor
+
+REMIND_EVERY_SECONDS = 10.0
+
+
+async def run(settings: Settings, *, verbose: bool = False) -> int:
+    """Run the system until a signal stops it.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 when a process had to be killed or failed while it stopped.
+
+    Raises:
+        Refused: it cannot start here; nothing was started.
+        NotInstalled: a part of it is missing.
+    """
+    overrides = _choose_zero_ports(settings)
+    settings = load(**overrides) if overrides else settings
+    wanted = programs(settings, as_environment(overrides))
+    if problems := check_ports(listens(settings)):
+        raise Refused("\n".join(problems))
+    with claim(settings.data_dir):
+        screen = Screen(verbose=verbose)
+        try:
+            external = settings.nats.url
+            if external:
+                where = ", ".join(probe.without_password(s) for s in settings.nats.servers)
+                screen.say(f"uses the NATS server at {where} (NATS_URL, QINGYU_NATS__URL); starts none of its own")
+            supervisor = Supervisor(
+                wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
+            )
+            return await _until_stopped(supervisor, settings, screen)
+        finally:
+            screen.close()
+
+
+async def _until_stopped(supervisor: Supervisor, settings: Settings, screen: Screen) -> int:
+    interrupt = Interrupt(on_second=supervisor.kill)
+    with interrupt.listening():
+        running = asyncio.create_task(_start(supervisor, settings, screen))
+        await interrupt.asked.wait()
+        screen.say("stopping; once more kills everything at once")
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        failed = await supervisor.stop()
+    if failed:
+        screen.say(f"stopped, but not cleanly: {', '.join(p.program.name for p in failed)}", "bold red")
+        return 1
+    screen.say("stopped")
+    return 0
+
+
+async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
+    reminding = asyncio.create_task(_remind(supervisor, screen))
+    try:
+        await supervisor.start()
+    finally:
+        reminding.cancel()
+    screen.block(welcome(settings))
+
+
+async def _remind(supervisor: Supervisor, screen: Screen) -> None:
+    """Say what a slow start waits for."""
+    while True:
+        await asyncio.sleep(REMIND_EVERY_SECONDS)
+        for name, reason in supervisor.waiting().items():
+            screen.say(f"still waiting for {name}: {reason}", "yellow")
+
+
+def welcome(settings: Settings) -> list[str]:
+    """Where everything is, once it is there."""
+    bridge = settings.bridge
+    target = f"{probe.bracketed(probe.reachable(bridge.host))}:{bridge.port}"
+    lines = [
+        f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, no TLS)",
+        "",
+        f"Try it    python examples/tour.py --target {target}",
+        f"          grpcurl -plaintext {target} qingyu.ai.agent.AIAgentService/HealthCheck",
+    ]
+    if bridge.metrics_port:
+        metrics = f"{probe.bracketed(probe.reachable(bridge.metrics_host))}:{bridge.metrics_port}"
+        lines.append(f"Metrics   http://{metrics}/metrics")
+    shown = ", ".join(probe.without_password(s) for s in broker_url(settings).split(","))
+    lines += [
+        f"NATS      {shown}",
+        f"Data      {settings.data_dir.absolute()}",
+        "Stop      Ctrl-C",
+    ]
+    return lines
+
+
+def _choose_zero_ports(settings: Settings) -> Mapping[str, dict[str, int]]:
+    """A port 0 asks for any free one. It is chosen here, because every process must know it."""
+    zero = [listen for listen in listens(settings) if listen.port == 0]
+    chosen: dict[str, dict[str, int]] = {}
+    for listen, port in zip(zero, free_ports(len(zero)), strict=True):
+        section, name = listen.path
+        chosen.setdefault(section, {})[name] = port
+    return chosen

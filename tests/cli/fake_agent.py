@@ -1,0 +1,86 @@
+"""An AIAgentService that answers from memory, and breaks one promise if asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from qingyu_ai.contract import ai_agent_pb2, common_pb2
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+
+ANSWER = "灯灭之前，他必须把船撑到河心。"
+
+Context = grpc.ServicerContext
+
+
+class FakeAgent(ai_agent_pb2_grpc.AIAgentServiceServicer):
+    """Keeps its promises, but for the one named in `fault`."""
+
+    def __init__(self, fault: str = "") -> None:
+        """Prepare it."""
+        self.fault = fault
+        self.sessions: dict[str, int] = {}
+
+    def HealthCheck(self, request: ai_agent_pb2.HealthRequest, context: Context) -> ai_agent_pb2.HealthResponse:
+        """Say how it is."""
+        status = "unhealthy" if self.fault == "unhealthy" else "healthy"
+        return ai_agent_pb2.HealthResponse(status=status, details={"bus": "ok", "chat": "1 replica"}, uptime_seconds=7)
+
+    def ExecuteAgent(self, request: ai_agent_pb2.AgentRequest, context: Context) -> ai_agent_pb2.AgentResponse:
+        """Not part of the tour."""
+        raise NotImplementedError
+
+    def ExecuteAgentStream(
+        self, request: ai_agent_pb2.AgentRequest, context: Context
+    ) -> Iterator[ai_agent_pb2.AgentStreamChunk]:
+        """Not part of the tour."""
+        raise NotImplementedError
+
+    def Chat(self, request: ai_agent_pb2.ChatRequest, context: Context) -> ai_agent_pb2.ChatResponse:
+        """Answer as a whole."""
+        self._metadata(request, context)
+        if self.fault == "unavailable":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "no chat worker answers")
+        answer = "" if self.fault == "empty answer" else ANSWER
+        return ai_agent_pb2.ChatResponse(message=common_pb2.Message(role="assistant", content=answer), tokens_used=20)
+
+    def ChatStream(self, request: ai_agent_pb2.ChatRequest, context: Context) -> Iterator[ai_agent_pb2.ChatStreamChunk]:
+        """Answer in chunks."""
+        self._metadata(request, context)
+        if self.fault != "empty stream":
+            for character in ANSWER:
+                yield ai_agent_pb2.ChatStreamChunk(delta=character)
+        if self.fault != "no final chunk":
+            yield ai_agent_pb2.ChatStreamChunk(is_final=True)
+        if self.fault == "text after the end":
+            yield ai_agent_pb2.ChatStreamChunk(delta="还有")
+
+    def _metadata(self, request: ai_agent_pb2.ChatRequest, context: Context) -> None:
+        size = sum(len(message.content) for message in request.messages)
+        if request.session_id and self.fault != "no memory":
+            size += self.sessions.get(request.session_id, 0)
+            self.sessions[request.session_id] = size
+        request_id = "another" if self.fault == "another id" else request.metadata.request_id
+        context.send_initial_metadata((("x-request-id", request_id),))
+        trailing = [
+            ("x-usage-prompt", str(size)),
+            ("x-usage-completion", str(len(ANSWER))),
+            ("x-usage-estimated", "true"),
+            ("x-finish-reason", "stop"),
+            ("x-model", "fake"),
+            ("x-request-id", request_id),
+        ]
+        if self.fault == "no usage":
+            trailing = trailing[2:]
+        context.set_trailing_metadata(tuple(trailing))
+
+
+def serve(agent: FakeAgent, port: int = 0) -> tuple[grpc.Server, int]:
+    """Start a server; the second result is its port."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    ai_agent_pb2_grpc.add_AIAgentServiceServicer_to_server(agent, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return server, port
