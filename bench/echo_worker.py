@@ -38,7 +38,9 @@ async def delete(call: Call, request: rag.DeleteRequest) -> rag.DeleteResponse:
 
 async def chat(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
     """Send the last message back."""
-    return ai.ChatResponse(message=common.Message(role="assistant", content=request.messages[-1].content), tokens_used=1)
+    return ai.ChatResponse(
+        message=common.Message(role="assistant", content=request.messages[-1].content), tokens_used=1
+    )
 
 
 async def chat_stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:

@@ -63,6 +63,7 @@ class Edge:
         self._metrics = metrics
         self._limit = settings.bridge.max_calls
         self._log_calls = settings.log.calls
+        self._merge = settings.bus.merge
         self.open = 0
         self.stopping = False
         """Callers are being sent away: their jobs go on, and the same request id finds them again."""
@@ -104,7 +105,7 @@ class Edge:
         opened = Opened(context, metrics)
         code = Code.OK
         self.open += 1
-        metrics.open.inc()
+        metrics.open[0] += 1
         try:
             if self.open > self._limit:
                 self._metrics.refused.inc()
@@ -124,7 +125,7 @@ class Edge:
         finally:
             self.open -= 1
             seconds = time.monotonic() - began
-            metrics.open.dec()
+            metrics.open[0] -= 1
             metrics.codes[code].inc()
             metrics.seconds.observe(seconds)
             if self._log_calls or code in (Code.INTERNAL, Code.DATA_LOSS):
@@ -198,7 +199,7 @@ class Edge:
                 if began is not None:
                     metrics.first_chunk.observe(time.monotonic() - began)
                     began = None
-                messages = merge_encoded(shape, chunks)
+                messages = merge_encoded(shape, chunks) if self._merge else [encoded for encoded, _ in chunks]
                 for message in messages:
                     await context.write(message)
                 metrics.chunks.inc(len(messages))

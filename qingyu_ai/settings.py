@@ -74,6 +74,8 @@ class Bus(_Section):
     record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    merge: bool = True
+    """Neighbouring deltas that wait anyway become one stream message. Off: each delta stays a message of its own."""
     replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
     default_deadline_seconds: Seconds = 600.0
     """For a job whose caller set no deadline."""

@@ -41,7 +41,7 @@ from .headers import Envelope
 from .job import Records
 from .reading import Reading
 from .record import Attach, Entry
-from .transport import Bus, Subscription, Usage
+from .transport import Bus, Headers, Subscription, Usage, parse_ack
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +53,9 @@ LOG_FULL = 0.9
 
 LOG_MARGIN = 5.0
 """Seconds by which the log's oldest message must be older than the oldest open call."""
+
+STORE_ATTEMPTS = 3
+"""How often a job is put into its queue before the queue is taken for dead."""
 
 CANCEL_KEPT = 60.0
 """Seconds for which a cancelled call's worker is told again whenever it is still heard."""
@@ -173,7 +176,7 @@ class Caller:
         Raises:
             NoWorker: nobody would take it; nothing is stored.
             SameIdOtherBody: the id was used for another request.
-            Overloaded, TooLarge, BusDown: it could not be stored.
+            Overloaded, TooLarge, BusDown: it could not be stored; a refusal by the queue itself is raised by the reader.
         """
         if chosen:
             entry = await self._read(envelope.call)
@@ -196,30 +199,42 @@ class Caller:
         headers = envelope.to_headers(stored=True)
         headers[wire.INBOX] = inbox
         try:
-            await self._store(subject, body, headers, envelope.deadline)
-        except BaseException:
+            self._store(reading, subject, body, headers, envelope.deadline)
+        except TransportError as e:
             self._forget(reading)
-            raise
+            raise _fault_of(e) from None
         return reading
 
-    async def _store(self, subject: str, body: bytes, headers: dict[str, str], deadline: Deadline) -> None:
-        # A lost acknowledgement makes a second message of the same call; the record lets only one of them run.
-        for attempt in range(3):
+    def _store(
+        self, reading: Reading, subject: str, body: bytes, headers: dict[str, str], deadline: Deadline, attempt: int = 1
+    ) -> None:
+        """Put the job into its queue. The reader waits for the call's first frame anyway, so nobody waits for the
+        acknowledgement: only a refusal, or none in time, is news.
+        """
+
+        def answered(data: bytes, reply_headers: Headers | None) -> None:
+            timer.cancel()
             try:
-                await self._bus.store(
-                    subject,
-                    body,
-                    headers=headers,
-                    timeout=min(self._settings.store_seconds, max(0.001, deadline.remaining)),
-                )
-                return
-            except ReplyTimeout:
-                if deadline.passed:
-                    raise Expired from None
-                log.warning("job_not_acknowledged", subject=subject, attempt=attempt + 1)
+                parse_ack(subject, data)
             except TransportError as e:
-                raise _fault_of(e) from None
-        raise BusDown("the job queue does not answer")
+                reading.fail(_fault_of(e))
+
+        def late() -> None:
+            self._bus.forget(token)
+            if reading.heard_anything or reading.end is not None:
+                return  # its worker speaks: only the acknowledgement was lost
+            if deadline.passed or attempt == STORE_ATTEMPTS:
+                reading.fail(BusDown("the job queue does not answer"))
+                return
+            # It may be stored already. Then this is a second message of the same call, and the record lets one run.
+            log.warning("job_not_acknowledged", call=reading.call, attempt=attempt)
+            try:
+                self._store(reading, subject, body, headers, deadline, attempt + 1)
+            except TransportError as e:
+                reading.fail(_fault_of(e))
+
+        token = self._bus.request(subject, body, answered, headers=headers)
+        timer = asyncio.get_running_loop().call_later(self._settings.store_seconds, late)
 
     async def _read(self, call: str) -> Entry | None:
         try:

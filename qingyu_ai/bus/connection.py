@@ -1,6 +1,6 @@
 """The broker as NATS: one connection of one process (decision record 0003 tells what is done differently from nats-py).
 
-- Messages are handled where they are read, without a queue and a task per subscription. Handlers are plain functions.
+- Messages are handled where they are read, and publishes are written where they are made (see `client`).
 - Sizes are checked here, headers included: the server answers one byte too many by closing the connection for good.
 - Nothing is published while there is no connection: nats-py would keep it and send it long after its caller gave up.
 """
@@ -16,16 +16,16 @@ from typing import Any
 
 import nats
 import structlog
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 
-from . import headers as wire
 from . import topology
-from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
+from .client import DirectClient, encode_headers
+from .errors import Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
 from .ordered import OrderedReader
 from .pull import StandingPull
 from .transport import (
+    EXPECT,
     STATUS,
     Delivery,
     Headers,
@@ -38,14 +38,13 @@ from .transport import (
     Stored,
     Subscription,
     Usage,
+    parse_ack,
 )
 
 log = structlog.get_logger(__name__)
 
-EXPECT = "Nats-Expected-Last-Subject-Sequence"
 SEQUENCE = "Nats-Sequence"
 SUBJECT = "Nats-Subject"
-WRONG_SEQUENCE = 10071
 MAX_SUBJECT = 512
 MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for the socket; a broker that takes nothing must not fill our memory."""
@@ -57,7 +56,7 @@ class NatsBus:
     """See `transport.Bus`."""
 
     def __init__(self, name: str) -> None:
-        self._nc = Client()
+        self._nc = DirectClient()
         self._name = name
         self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"
         self.max_payload = 0
@@ -98,7 +97,8 @@ class NatsBus:
             log.warning("bus_error", error=str(error) or type(error).__name__)
 
         async def disconnected() -> None:
-            log.warning("bus_disconnected", servers=servers)
+            if not bus._closing:
+                log.warning("bus_disconnected", servers=servers)
 
         try:
             await bus._nc.connect(
@@ -114,8 +114,7 @@ class NatsBus:
                 connect_timeout=3,
                 ping_interval=10,
                 max_outstanding_pings=2,
-                # No limit of nats-py's own: with one, a large publish waits for the socket. See `publish`.
-                pending_size=0,
+                pending_size=0,  # keep nothing for later while there is no connection
             )
         except (OSError, nats.errors.Error, TimeoutError) as e:
             raise Disconnected(f"no NATS server at {', '.join(servers)}: {e}") from e
@@ -161,12 +160,13 @@ class NatsBus:
         """See `transport.Bus.publish`."""
         if not self._nc.is_connected:
             raise Disconnected("no connection to NATS")
-        if self._nc.pending_data_size > MAX_UNSENT:
-            raise Disconnected(f"NATS takes nothing: {self._nc.pending_data_size} bytes wait to be sent")
-        size = len(data) + (wire.size(headers) if headers else 0)
-        if size > self.max_payload or len(subject) > MAX_SUBJECT:
+        block = encode_headers(headers) if headers else b""
+        size = len(data) + len(block)
+        if size > self.max_payload or len(subject) + len(reply) > MAX_SUBJECT:
             raise PayloadTooLarge(size, self.max_payload)
-        _finish(self._nc.publish(subject, data, reply, headers))  # type: ignore[arg-type]  # any mapping will do
+        if self._nc.unsent_bytes > MAX_UNSENT:
+            raise Disconnected(f"NATS takes nothing: {self._nc.unsent_bytes} bytes wait to be sent")
+        self._nc.publish_direct(subject, reply, data, block)
 
     def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
         """See `transport.Bus.request`."""
@@ -212,11 +212,9 @@ class NatsBus:
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """See `transport.Bus.subscribe`."""
-        # No pending limits: nothing ever waits in the subscription.
-        sub = await self._nc.subscribe(subject, queue=queue, pending_bytes_limit=0)
-        sub._pending_queue = _Inline(handler)  # type: ignore[assignment]
+        sub = await self._nc.subscribe_direct(subject, queue, handler)
         await self._arrived()
-        return _NatsInterest(sub)
+        return _Interest(self._nc, sub)
 
     async def _arrived(self) -> None:
         """Wait until the server has handled all that was sent so far, by sending ourselves a message behind it.
@@ -338,33 +336,6 @@ class NatsBus:
             await self._nc.close()
 
 
-def parse_ack(subject: str, body: bytes) -> int:
-    """Read a stream's acknowledgement.
-
-    Raises:
-        Conflict: the compare-and-set failed.
-        StoreRefused: the stream did not take the message.
-    """
-    ack = json.loads(body)
-    error = ack.get("error")
-    if error is None:
-        return int(ack["seq"])
-    code = error.get("err_code", 0)
-    if code == WRONG_SEQUENCE:
-        raise Conflict(subject)
-    raise StoreRefused(subject, code, error.get("description", ""))
-
-
-def _finish(publishing: Coroutine[Any, Any, None]) -> None:
-    """Run nats-py's publish to its end now. It is a coroutine that never waits (tests/bus/test_connection.py holds it)."""
-    try:
-        publishing.send(None)
-    except StopIteration:
-        return
-    publishing.close()
-    raise RuntimeError("nats-py's publish waits since this version; see decision record 0003")
-
-
 def _unix(timestamp: str) -> float:
     """RFC 3339 with nanoseconds, as JetStream writes it, to unix seconds."""
     from datetime import datetime
@@ -373,35 +344,12 @@ def _unix(timestamp: str) -> float:
     return datetime.fromisoformat(head + "+00:00").timestamp() + (float(f"0.{fraction}") if fraction.isdigit() else 0)
 
 
-class _Inline:
-    """Stands in for the queue of a nats-py subscription: what is put is handled at once."""
-
-    def __init__(self, handler: OnMessage) -> None:
-        self._handler = handler
-
-    def put_nowait(self, msg: Any) -> None:
-        try:
-            self._handler(msg.subject, msg.reply, msg.data, msg.headers)
-        except Exception:
-            # An exception here would end nats-py's read loop, and with it every call of this process.
-            log.exception("handler_failed", subject=msg.subject)
-
-    def qsize(self) -> int:
-        return 0
-
-    def empty(self) -> bool:
-        return True
-
-    async def join(self) -> None:
-        return
-
-
-class _NatsInterest:
+class _Interest:
     """See `transport.Subscription`."""
 
-    def __init__(self, sub: NatsSubscription) -> None:
+    def __init__(self, client: DirectClient, sub: NatsSubscription) -> None:
+        self._client = client
         self._sub = sub
 
     async def stop(self) -> None:
-        if not self._sub._closed and not self._sub._conn.is_closed:
-            await self._sub.unsubscribe()
+        await self._client.unsubscribe_direct(self._sub)

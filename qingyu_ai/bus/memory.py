@@ -18,9 +18,9 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import topology
-from .connection import EXPECT, parse_ack
 from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from .transport import (
+    EXPECT,
     STATUS,
     Delivery,
     Headers,
@@ -32,6 +32,7 @@ from .transport import (
     Stored,
     Subscription,
     Usage,
+    parse_ack,
 )
 
 

@@ -66,6 +66,11 @@ class Reading:
         return f"<Reading {self.call} at {self._at.next} of epoch {self._at.epoch}: {state}, {len(self._held)} held>"
 
     @property
+    def heard_anything(self) -> bool:
+        """Whether a worker has spoken on the call."""
+        return self._at.epoch > 0
+
+    @property
     def position(self) -> Position:
         """Where the fold stands."""
         return self._at

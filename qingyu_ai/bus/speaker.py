@@ -15,10 +15,9 @@ import structlog
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
-from .chunks import Shape, merge
-from .connection import parse_ack
+from .chunks import Shape, encode, merge
 from .errors import BusDown, Overloaded, PayloadTooLarge, TooLarge, TransportError
-from .transport import Bus, Headers
+from .transport import Bus, Headers, parse_ack
 
 log = structlog.get_logger(__name__)
 
@@ -182,7 +181,7 @@ class Speaker:
         frame = bus_pb2.Frame(epoch=self._epoch, seq=self._sent)
         if self._pending:
             assert self._shape is not None
-            encoded, spans = merge(self._shape, self._pending)
+            encoded, spans = merge(self._shape, self._pending) if self._settings.merge else encode(self._pending)
             frame.data.chunk.extend(encoded)
             if len(encoded) != len(self._pending):
                 frame.data.span.extend(spans)
@@ -219,7 +218,7 @@ class Speaker:
         if flight != self._flight or self._flying is None:
             return
         try:
-            self.last_sequence = parse_ack(self._inbox, data) if data else self._refused("no stream")
+            self.last_sequence = parse_ack(self._inbox, data)
         except TransportError as e:
             log.warning("frame_refused", log=self._inbox, error=str(e))
             return  # `tick` sends it again
@@ -227,10 +226,6 @@ class Speaker:
         if self._pending or self._closing is not None:
             self._send()
         self._wake()
-
-    @staticmethod
-    def _refused(why: str) -> int:
-        raise TransportError(why)
 
     def _landed(self) -> None:
         self._flying = None

@@ -7,9 +7,12 @@ Work that takes time is started as a task by the handler's owner.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from .errors import Conflict, StoreRefused
 
 Headers = Mapping[str, str]
 
@@ -24,6 +27,13 @@ OnFrame = Callable[[str, int, bytes], None]
 
 STATUS = "Status"
 """The header in which a broker answers in place of a peer: 503 no responders, 404 no message."""
+
+
+EXPECT = "Nats-Expected-Last-Subject-Sequence"
+"""The header of a compare-and-set: the sequence that the last message on the subject must have (0: there is none)."""
+
+WRONG_SEQUENCE = 10071
+"""JetStream's error code for a compare-and-set that found another sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +199,22 @@ class Usage:
 
 
 Hook = Callable[[], Awaitable[None]]
+
+
+def parse_ack(subject: str, body: bytes) -> int:
+    """Read a stream's acknowledgement.
+
+    Raises:
+        Conflict: the compare-and-set failed.
+        StoreRefused: the stream did not take the message, or there is none.
+    """
+    if not body:
+        raise StoreRefused(subject, 503, "no stream captures this subject")
+    ack = json.loads(body)
+    error = ack.get("error")
+    if error is None:
+        return int(ack["seq"])
+    code = error.get("err_code", 0)
+    if code == WRONG_SEQUENCE:
+        raise Conflict(subject)
+    raise StoreRefused(subject, code, error.get("description", ""))

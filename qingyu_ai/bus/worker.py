@@ -334,9 +334,10 @@ class Worker:
         return encoded
 
     def _refuse(self, reply: str, fault: Fault) -> None:
+        sentence = " ".join(fault.message.split())[:256]  # a header is one line
         try:
             self._bus.publish(
-                reply, fault.status, headers={wire.ERROR: fault.message[:256], wire.ERROR_CODE: str(int(fault.code))}
+                reply, fault.status, headers={wire.ERROR: sentence, wire.ERROR_CODE: str(int(fault.code))}
             )
         except TransportError as e:
             log.warning("rpc_answer_lost", error=str(e))

@@ -56,7 +56,9 @@ class Bridge:
         worker = Worker(bus, kind, self.settings.bus, slots=handlers.pop("slots", 64))
         if kind == "chat":
             worker.job(routes.CHAT, handlers.get("chat", echo_worker.chat), handlers.get("follow_up"))
-            worker.stream(routes.CHAT_STREAM, handlers.get("stream", echo_worker.chat_stream), handlers.get("follow_up"))
+            worker.stream(
+                routes.CHAT_STREAM, handlers.get("stream", echo_worker.chat_stream), handlers.get("follow_up")
+            )
         elif kind == "rag":
             worker.rpc(routes.SEARCH, handlers.get("search", echo_worker.search))
             worker.job(routes.INDEX_DOCUMENT, handlers.get("index", echo_worker.index))
@@ -105,7 +107,9 @@ class Refusal:
         initial = dict(error.initial_metadata() or ())
         encoded = trailing.get(DETAILS_KEY, b"")
         assert isinstance(encoded, bytes)
-        return cls(error.code(), error.details() or "", Fault.from_status(encoded), str(initial.get("x-request-id", "")))
+        return cls(
+            error.code(), error.details() or "", Fault.from_status(encoded), str(initial.get("x-request-id", ""))
+        )
 
 
 def chat(text: str, **more: Any) -> ai.ChatRequest:

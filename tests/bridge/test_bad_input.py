@@ -45,7 +45,11 @@ CASES: list[Case] = [
     (routes.CHAT, b"\x12\x80\x80\x80\x80\x08", {"request"}),  # a length that goes on for ever
     (routes.CHAT, ai.ChatRequest(), {"messages"}),
     (routes.CHAT, ai.ChatRequest(messages=[common.Message(role="system", content="x")]), {"messages"}),
-    (routes.CHAT, ai.ChatRequest(messages=[common.Message(role="root", content="x")]), {"messages[0].role", "messages"}),
+    (
+        routes.CHAT,
+        ai.ChatRequest(messages=[common.Message(role="root", content="x")]),
+        {"messages[0].role", "messages"},
+    ),
     (routes.CHAT, ai.ChatRequest(messages=[common.Message(role="user")] * 2001), {"messages"}),
     (routes.CHAT, chat("x", session_id="s"), {"user_id"}),
     (routes.CHAT, chat("x", session_id=LONG, metadata={"user_id": "u"}), {"session_id"}),

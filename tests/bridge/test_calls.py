@@ -81,7 +81,9 @@ async def test_stream_arrives_whole_with_exactly_one_final_chunk(bridge: Bridge)
 async def test_paced_stream_arrives_as_it_is_said(bridge: Bridge) -> None:
     await bridge.worker()
     request = chat("字", context={"deltas": "20", "per_second": "40"})
-    times = [time.monotonic() async for chunk in bridge.streaming(routes.CHAT_STREAM)(request, timeout=20) if chunk.delta]
+    times = [
+        time.monotonic() async for chunk in bridge.streaming(routes.CHAT_STREAM)(request, timeout=20) if chunk.delta
+    ]
     assert len(times) == 20
     assert times[-1] - times[0] > 0.3
 
@@ -283,7 +285,12 @@ async def test_trace_context_travels_and_nothing_else_of_the_callers_metadata(br
 
     await bridge.worker(chat=note)
     parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-    metadata = (("traceparent", parent), ("authorization", "Bearer secret"), ("qai-roles", "admin"), ("qai-user", "root"))
+    metadata = (
+        ("traceparent", parent),
+        ("authorization", "Bearer secret"),
+        ("qai-roles", "admin"),
+        ("qai-user", "root"),
+    )
     await bridge.unary(routes.CHAT)(chat("x", metadata={"user_id": "用户一"}), timeout=5, metadata=metadata)
     assert (seen[0].traceparent, seen[0].user, seen[0].roles) == (parent, "用户一", ())
 

@@ -58,7 +58,9 @@ def test_digest_ignores_metadata_and_notices_everything_else() -> None:
 def test_documents_own_metadata_is_part_of_its_digest() -> None:
     def digest(value: str) -> str:
         request = rag.IndexRequest(document_id="d", content="c", user_id="u", metadata={"chapter": value})
-        return admit(routes.INDEX_DOCUMENT, request.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r").envelope.digest
+        return admit(
+            routes.INDEX_DOCUMENT, request.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r"
+        ).envelope.digest
 
     assert digest("1") != digest("2")
 

@@ -78,7 +78,9 @@ class System:
         """Call the rpc row Search."""
         body = rag.SearchRequest(query=query).SerializeToString()
         envelope = self.envelope(routes.SEARCH, body, seconds=seconds)
-        return rag.SearchResponse.FromString(await self.caller.ask(routes.SEARCH, routes.SEARCH.subject, body, envelope))
+        return rag.SearchResponse.FromString(
+            await self.caller.ask(routes.SEARCH, routes.SEARCH.subject, body, envelope)
+        )
 
     async def submit(
         self, text: str, *, stream: bool = False, seconds: float = 10, request_id: str = "", user: str = "u1"

@@ -67,7 +67,11 @@ def test_shape_is_found_by_message_type() -> None:
     assert shape_of(AgentStreamChunk) is AGENT
 
 
-@given(st.lists(st.tuples(st.sampled_from(["text", "reasoning", "tool_start", "final"]), st.text(max_size=20)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["text", "reasoning", "tool_start", "final"]), st.text(max_size=20)), max_size=30
+    )
+)
 def test_merging_keeps_every_character_in_order_and_every_border(story: list[tuple[str, str]]) -> None:
     chunks = [AgentStreamChunk(delta=text, chunk_type=kind, is_final=kind == "final") for kind, text in story]
     encoded, spans = merge(AGENT, [(c, 1) for c in chunks])

@@ -41,7 +41,10 @@ async def test_standard_tooling_reads_ping_info_and_stats(connect: Connect, sett
 
     async def counted() -> bool:
         stats = ServiceStats.from_dict(await ask(bus, f"$SRV.STATS.qingyu-chat.{worker.token}"))
-        return {e.name: (e.num_requests, e.num_errors) for e in stats.endpoints} == {"Chat": (1, 0), "ChatStream": (0, 0)}
+        return {e.name: (e.num_requests, e.num_errors) for e in stats.endpoints} == {
+            "Chat": (1, 0),
+            "ChatStream": (0, 0),
+        }
 
     await eventually(counted)
     await close_system(system)

@@ -39,7 +39,9 @@ def test_job_carries_a_point_in_time_and_rpc_a_rest_of_time() -> None:
 
 
 def test_everything_else_is_read_back() -> None:
-    sent = envelope(roles=("writer", "editor"), traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01", digest="00", inbox="x")
+    sent = envelope(
+        roles=("writer", "editor"), traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01", digest="00", inbox="x"
+    )
     read = Envelope.from_headers(sent.to_headers(stored=True))
     assert (read.call, read.request_id, read.roles, read.traceparent, read.digest, read.inbox) == (
         sent.call,

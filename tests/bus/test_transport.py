@@ -58,7 +58,9 @@ async def test_stopped_subscription_hears_nothing_more(connect: Connect) -> None
 
 async def test_request_is_answered_by_the_responder(connect: Connect) -> None:
     asking, answering = await connect(), await connect()
-    await answering.subscribe("t.ask", lambda s, reply, data, h: answering.publish(reply, data + b"!", headers={"A": "b"}))
+    await answering.subscribe(
+        "t.ask", lambda s, reply, data, h: answering.publish(reply, data + b"!", headers={"A": "b"})
+    )
     body, headers = await asking.ask("t.ask", b"hi", timeout=2)
     assert body == b"hi!"
     assert headers is not None

@@ -1,0 +1,110 @@
+"""nats-py's client with two short cuts (decision record 0003 has the measurements).
+
+- A message is handled where it is read: no queue and no task for each subscription.
+- A publish is written to the socket's buffer at once: no future and no wake-up of a flusher for each message.
+
+Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides is
+`_process_msg`, `_pending`, `_transport` and the shape of a header block; tests/bus/test_client.py holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[str, str, bytes, Mapping[str, str] | None], None]
+
+VERSION_LINE = b"NATS/1.0"
+
+
+class DirectClient(Client):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._direct: dict[int, Handler] = {}
+
+    async def subscribe_direct(self, subject: str, queue: str, handler: Handler) -> Subscription:
+        """Subscribe with a plain function that is called one message at a time and must not wait."""
+        sub: Subscription = await self.subscribe(subject, queue=queue)
+        self._direct[sub._id] = handler
+        return sub
+
+    async def unsubscribe_direct(self, sub: Subscription) -> None:
+        """End such a subscription."""
+        self._direct.pop(sub._id, None)
+        if not sub._closed and not self.is_closed:
+            await sub.unsubscribe()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._direct.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            handler(subject.decode(), reply.decode(), data, parse_headers(headers) if headers else None)
+        except Exception:
+            # An exception here would end nats-py's read loop, and with it every call of this process.
+            log.exception("handler_failed", subject=subject.decode())
+
+    def publish_direct(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
+        """Write a publish to the socket's buffer.
+
+        Args:
+            headers: an encoded block, see `encode_headers`; empty: none.
+        """
+        to = f"{subject} {reply}" if reply else subject
+        if headers:
+            head = f"HPUB {to} {len(headers)} {len(headers) + len(data)}\r\n".encode()
+            command = b"".join((head, headers, data, b"\r\n"))
+        else:
+            command = b"".join((f"PUB {to} {len(data)}\r\n".encode(), data, b"\r\n"))
+        if self._pending:
+            # A SUB or the like waits for the flusher: nothing may overtake it.
+            self._pending.append(command)
+            self._pending_data_size += len(command)
+            return
+        assert self._transport is not None, "publish is for a connected client"
+        self._transport.write(command)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the socket to take it."""
+        writer = getattr(self._transport, "_io_writer", None)
+        buffered: int = writer.transport.get_write_buffer_size() if writer is not None else 0
+        return buffered + int(self._pending_data_size)
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Write a header block.
+
+    Raises:
+        ValueError: a name or value has a line break, which would let its author write headers and commands of his own.
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    block = "".join(lines)
+    if block.count("\n") != len(lines) or block.count("\r") != len(lines):
+        raise ValueError("a header with a line break")
+    return b"".join((VERSION_LINE, b"\r\n", block.encode(), b"\r\n"))
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Read a header block. A status line (`NATS/1.0 503`) becomes `Status` and `Description`."""
+    first, *lines = block.split(b"\r\n")
+    headers: dict[str, Any] = {}
+    if len(first) > len(VERSION_LINE):
+        status, _, description = first[len(VERSION_LINE) + 1 :].decode().partition(" ")
+        headers["Status"] = status
+        if description:
+            headers["Description"] = description
+    for line in lines:
+        if line:
+            name, _, value = line.partition(b":")
+            headers[name.decode()] = value.strip().decode("utf-8", "replace")
+    return headers
