@@ -14,7 +14,14 @@ FORBIDDEN = {
     "qingyu_ai": ("bridge", "services", "bench", "examples", "tests", "proto"),
     "bridge": ("services", "bench", "examples", "tests", "proto"),
     "services": ("bridge", "bench", "examples", "tests", "proto"),
-    "qingyu_ai/contract": ("qingyu_ai.routes", "qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats", "structlog"),
+    "qingyu_ai/contract": (
+        "qingyu_ai.routes",
+        "qingyu_ai.bus",
+        "qingyu_ai.settings",
+        "qingyu_ai.cli",
+        "nats",
+        "structlog",
+    ),
     "qingyu_ai/routes.py": ("qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats"),
     "qingyu_ai/bus": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
     "qingyu_ai/cli": ("qingyu_ai.bus",),
@@ -79,7 +86,11 @@ def test_library_stays_in_its_rooms(library: str, allowed: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_part_of_the_bus_does_no_io(module: str) -> None:
-    wrong = [n for n in imports(ROOT / "qingyu_ai/bus" / f"{module}.py") if n.split(".")[0] in ("asyncio", "nats", "structlog")]
+    wrong = [
+        n
+        for n in imports(ROOT / "qingyu_ai/bus" / f"{module}.py")
+        if n.split(".")[0] in ("asyncio", "nats", "structlog")
+    ]
     assert not wrong
 
 
