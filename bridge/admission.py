@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -9,7 +10,7 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
@@ -39,8 +40,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A request that holds."""
 
     message: Message
@@ -49,8 +49,7 @@ class Admitted:
     """The caller chose the request id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """What metadata says of a call."""
 
     request_id: str
@@ -81,7 +80,7 @@ def admit(
     remaining: float | None,
     settings: Settings,
     *,
-    made_id: str,
+    item_id: str = "",
 ) -> Admitted:
     """Decode, check, identify.
 
@@ -91,7 +90,7 @@ def admit(
         incoming: from the call's metadata.
         remaining: seconds until the caller's gRPC deadline; None: it has none.
         settings: limits.
-        made_id: the id to use if the caller gave none.
+        item_id: of one request in a stream of them, made from the stream's own id, which the caller chose.
 
     Raises:
         TooLarge: the body is over the limit.
@@ -112,11 +111,12 @@ def admit(
         raise Invalid(*violations)
     bus = settings.bus
     seconds = bus.default_deadline_seconds if remaining is None else min(remaining, bus.longest_deadline_seconds)
+    request_id = request_id or item_id
     chosen = bool(request_id)
-    request_id = request_id or made_id
     digest = ""
     if not isinstance(route, Rpc):
         digest = _digest(message)
+    request_id = request_id or new_request_id()
     envelope = Envelope(
         call=subjects.call_id(user, route.method, request_id),
         request_id=request_id,
@@ -127,6 +127,18 @@ def admit(
         traceparent=incoming.traceparent,
     )
     return Admitted(message, envelope, chosen)
+
+
+def request_id_of(route: Route[Any, Any], body: object, incoming: Incoming) -> str:
+    """The id to answer a refused request with: the caller's if it can be made out, else a new one."""
+    if incoming.request_id and not check_request_id("", incoming.request_id):
+        return incoming.request_id
+    if isinstance(body, bytes) and _known(route.request.DESCRIPTOR).metadata:
+        with contextlib.suppress(DecodeError):
+            named: str = route.request.FromString(body).metadata.request_id
+            if named and not check_request_id("", named):
+                return named
+    return new_request_id()
 
 
 def _identity(

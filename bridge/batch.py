@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -55,7 +54,6 @@ class Batch:
         wrong = check_request_id(REQUEST_ID_KEY, incoming.request_id) if incoming.request_id else []
         if wrong:
             raise Invalid(*wrong)
-        chosen = bool(incoming.request_id)
         request_id = incoming.request_id or new_request_id()
         await self._edge.introduce(opened, request_id)
         if not self._caller.presence.has(self._item.worker):
@@ -67,9 +65,8 @@ class Batch:
                 await self._room.acquire()
                 index = self._answer.total
                 self._answer.total += 1
-                item = replace(incoming, request_id=f"{request_id[:118]}-{index}" if chosen else "")
-                made = f"{request_id}-{index}"
-                task = asyncio.get_running_loop().create_task(self._one(index, body, item, made, remaining))
+                item_id = f"{request_id}-{index}"
+                task = asyncio.get_running_loop().create_task(self._one(index, body, incoming, item_id, remaining))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             if tasks:
@@ -79,19 +76,20 @@ class Batch:
                 task.cancel()
         return self._answer.SerializeToString()
 
-    async def _one(self, index: int, body: bytes, incoming: Incoming, made_id: str, remaining: float | None) -> None:
+    async def _one(self, index: int, body: bytes, incoming: Incoming, item_id: str, remaining: float | None) -> None:
         name = f"#{index}"
+        own = incoming._replace(request_id="")
         try:
-            admitted = admit(self._item, body, incoming, remaining, self._settings, made_id=made_id)
+            admitted = admit(self._item, body, own, remaining, self._settings, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
             end = await self._edge.run_job(self._item, body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)
             self._count(name, reply.success)
         except Fault as fault:
-            log.info("document_failed", index=index, reason=fault.reason, code=fault.code.name)
+            log.info("document_failed", request_id=item_id, document=name, reason=fault.reason, code=fault.code.name)
             self._count(_document_id(body) or name, False)
         except Exception:
-            internal("document_failed", index=index)
+            internal("document_failed", request_id=item_id)
             self._count(name, False)
         finally:
             self._room.release()

@@ -24,7 +24,7 @@ from qingyu_ai.routes import ROUTES, Job, JobStream, Route, Rpc, StreamJob
 from qingyu_ai.routes import Edge as EdgeRoute
 from qingyu_ai.settings import Settings
 
-from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id
+from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, request_id_of
 from .batch import Batch
 from .health import Health
 from .metrics import Metrics, RouteMetrics
@@ -113,7 +113,7 @@ class Edge:
             return await work(route, body, opened)
         except Fault as fault:
             code = fault.code
-            await self._abort(opened, fault)
+            await self._abort(route, body, opened, fault)
         except asyncio.CancelledError:
             code = Code.CANCELLED
             raise
@@ -121,7 +121,9 @@ class Edge:
             raise
         except Exception:
             code = Code.INTERNAL
-            await self._abort(opened, internal("call_failed", method=route.method, request_id=opened.request_id))
+            await self._abort(
+                route, body, opened, internal("call_failed", method=route.method, request_id=opened.request_id)
+            )
         finally:
             self.open -= 1
             seconds = time.monotonic() - began
@@ -142,9 +144,10 @@ class Edge:
             call=opened.admitted.envelope.call if opened.admitted else "",
         )
 
-    async def _abort(self, opened: Opened, fault: Fault) -> None:
+    async def _abort(self, route: Route[Any, Any], body: Body, opened: Opened, fault: Fault) -> None:
         if not opened.request_id:
-            await self.introduce(opened, new_request_id())
+            incoming = Incoming.of(opened.context.invocation_metadata())  # type: ignore[arg-type]
+            await self.introduce(opened, request_id_of(route, body, incoming))
         await opened.context.abort(
             STATUS_CODES[int(fault.code)],
             fault.message,
@@ -152,16 +155,16 @@ class Edge:
         )
 
     async def introduce(self, opened: Opened, request_id: str) -> None:
+        """Tell the caller the call's id."""
         opened.request_id = request_id
         await opened.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
 
     async def _admit(self, route: Route[Any, Any], body: bytes, opened: Opened) -> Admitted:
         context = opened.context
         incoming = Incoming.of(context.invocation_metadata())  # type: ignore[arg-type]
-        opened.admitted = admitted = admit(
-            route, body, incoming, context.time_remaining(), self._settings, made_id=new_request_id()
-        )
-        await self.introduce(opened, admitted.envelope.request_id)
+        opened.admitted = admitted = admit(route, body, incoming, context.time_remaining(), self._settings)
+        opened.request_id = request_id = admitted.envelope.request_id
+        await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
         return admitted
 
     # One method for each kind of row.

@@ -135,7 +135,7 @@ class Caller:
                 subject,
                 body,
                 timeout=max(0.001, envelope.deadline.remaining),
-                headers=envelope.to_headers(stored=False),
+                headers=envelope.encode(stored=False),
             )
         except NoResponders:
             if route.token and self.presence.has(route.worker):
@@ -196,8 +196,7 @@ class Caller:
             raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
         inbox = subjects.log(route.worker, self.token, envelope.call)
         reading = self._register(Reading(self._bus, envelope.call, inbox, self._settings))
-        headers = envelope.to_headers(stored=True)
-        headers[wire.INBOX] = inbox
+        headers = envelope._replace(inbox=inbox).encode(stored=True)
         try:
             self._store(reading, subject, body, headers, envelope.deadline)
         except TransportError as e:
@@ -206,7 +205,7 @@ class Caller:
         return reading
 
     def _store(
-        self, reading: Reading, subject: str, body: bytes, headers: dict[str, str], deadline: Deadline, attempt: int = 1
+        self, reading: Reading, subject: str, body: bytes, headers: bytes, deadline: Deadline, attempt: int = 1
     ) -> None:
         """Put the job into its queue. The reader waits for the call's first frame anyway, so nobody waits for the
         acknowledgement: only a refusal, or none in time, is news.

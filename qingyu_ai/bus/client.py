@@ -10,17 +10,16 @@ Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
+from . import headers as wire
+
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[str, str, bytes, Mapping[str, str] | None], None]
-
-VERSION_LINE = b"NATS/1.0"
 
 
 class DirectClient(Client):
@@ -48,7 +47,7 @@ class DirectClient(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            handler(subject.decode(), reply.decode(), data, parse_headers(headers) if headers else None)
+            handler(subject.decode(), reply.decode(), data, wire.decode(headers) if headers else None)
         except Exception:
             # An exception here would end nats-py's read loop, and with it every call of this process.
             log.exception("handler_failed", subject=subject.decode())
@@ -57,7 +56,7 @@ class DirectClient(Client):
         """Write a publish to the socket's buffer.
 
         Args:
-            headers: an encoded block, see `encode_headers`; empty: none.
+            headers: an encoded block, see `headers.encode`; empty: none.
         """
         to = f"{subject} {reply}" if reply else subject
         if headers:
@@ -79,32 +78,3 @@ class DirectClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         buffered: int = writer.transport.get_write_buffer_size() if writer is not None else 0
         return buffered + int(self._pending_data_size)
-
-
-def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """Write a header block.
-
-    Raises:
-        ValueError: a name or value has a line break, which would let its author write headers and commands of his own.
-    """
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    block = "".join(lines)
-    if block.count("\n") != len(lines) or block.count("\r") != len(lines):
-        raise ValueError("a header with a line break")
-    return b"".join((VERSION_LINE, b"\r\n", block.encode(), b"\r\n"))
-
-
-def parse_headers(block: bytes) -> dict[str, str]:
-    """Read a header block. A status line (`NATS/1.0 503`) becomes `Status` and `Description`."""
-    first, *lines = block.split(b"\r\n")
-    headers: dict[str, Any] = {}
-    if len(first) > len(VERSION_LINE):
-        status, _, description = first[len(VERSION_LINE) + 1 :].decode().partition(" ")
-        headers["Status"] = status
-        if description:
-            headers["Description"] = description
-    for line in lines:
-        if line:
-            name, _, value = line.partition(b":")
-            headers[name.decode()] = value.strip().decode("utf-8", "replace")
-    return headers

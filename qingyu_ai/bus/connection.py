@@ -20,13 +20,12 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 
 from . import topology
-from .client import DirectClient, encode_headers
+from .client import DirectClient
 from .errors import Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
+from .headers import DESCRIPTION, STATUS
 from .ordered import OrderedReader
 from .pull import StandingPull
 from .transport import (
-    EXPECT,
-    STATUS,
     Delivery,
     Headers,
     Hook,
@@ -38,6 +37,7 @@ from .transport import (
     Stored,
     Subscription,
     Usage,
+    expecting,
     parse_ack,
 )
 
@@ -156,19 +156,18 @@ class NatsBus:
 
     # Core messages.
 
-    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """See `transport.Bus.publish`."""
         if not self._nc.is_connected:
             raise Disconnected("no connection to NATS")
-        block = encode_headers(headers) if headers else b""
-        size = len(data) + len(block)
+        size = len(data) + len(headers)
         if size > self.max_payload or len(subject) + len(reply) > MAX_SUBJECT:
             raise PayloadTooLarge(size, self.max_payload)
         if self._nc.unsent_bytes > MAX_UNSENT:
             raise Disconnected(f"NATS takes nothing: {self._nc.unsent_bytes} bytes wait to be sent")
-        self._nc.publish_direct(subject, reply, data, block)
+        self._nc.publish_direct(subject, reply, data, headers)
 
-    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
+    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """See `transport.Bus.request`."""
         token = self._next_token = self._next_token + 1
         self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
@@ -185,7 +184,7 @@ class NatsBus:
             on_reply(data, headers)
 
     async def ask(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b""
     ) -> tuple[bytes, Headers | None]:
         """See `transport.Bus.ask`."""
         loop = asyncio.get_running_loop()
@@ -240,11 +239,11 @@ class NatsBus:
     # Streams.
 
     async def store(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None, expect: int | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b"", expect: int | None = None
     ) -> int:
         """See `transport.Bus.store`."""
         if expect is not None:
-            headers = {**(headers or {}), EXPECT: str(expect)}
+            headers = expecting(expect)
         try:
             body, _ = await self.ask(subject, data, timeout=timeout, headers=headers)
         except NoResponders:
@@ -270,7 +269,7 @@ class NatsBus:
         if status == "404" or headers.get("KV-Operation"):
             return None
         if status is not None:
-            raise StoreRefused(api, int(status), headers.get("Description", ""))
+            raise StoreRefused(api, int(status), headers.get(DESCRIPTION, ""))
         return Stored(headers[SUBJECT], int(headers[SEQUENCE]), body)
 
     async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """The moment after which nobody waits for an answer any more."""
 
     at: float

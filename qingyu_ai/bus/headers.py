@@ -6,7 +6,7 @@ Frames carry no headers (they cost more than the frame); what a reader must know
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from .deadline import Deadline
@@ -55,9 +55,8 @@ ERROR_CODE = "Nats-Service-Error-Code"
 """On replies of rpc: the status code, a decimal number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What a request carries beside its body."""
+class Envelope(NamedTuple):
+    """What a request carries beside its body. (A tuple, because one is made and read for every call.)"""
 
     call: str
     request_id: str
@@ -69,28 +68,27 @@ class Envelope:
     inbox: str = ""
     traceparent: str = ""
 
-    def to_headers(self, *, stored: bool) -> dict[str, str]:
-        """Write the headers.
+    def encode(self, *, stored: bool) -> bytes:
+        """Write the header block.
 
         Args:
             stored: the request goes to a work queue, so its deadline is a point in time.
         """
-        headers = {VERSION: str(PROTOCOL), CALL: self.call, REQUEST: self.request_id}
+        lines = [f"{VERSION}: {PROTOCOL}\r\n{CALL}: {self.call}\r\n{REQUEST}: {self.request_id}\r\n"]
         if stored:
-            headers[EXPIRES_MS] = str(self.deadline.to_unix_ms())
-            headers[DIGEST] = self.digest
-            headers[INBOX] = self.inbox
+            expires = self.deadline.to_unix_ms()
+            lines.append(f"{EXPIRES_MS}: {expires}\r\n{DIGEST}: {self.digest}\r\n{INBOX}: {self.inbox}\r\n")
         else:
-            headers[REMAINING_MS] = str(max(0, int(self.deadline.remaining * 1000)))
+            lines.append(f"{REMAINING_MS}: {max(0, int(self.deadline.remaining * 1000))}\r\n")
         if self.user:
-            headers[USER] = quote(self.user, safe="")
+            lines.append(f"{USER}: {quote(self.user, safe='')}\r\n")
         if self.project:
-            headers[PROJECT] = quote(self.project, safe="")
+            lines.append(f"{PROJECT}: {quote(self.project, safe='')}\r\n")
         if self.roles:
-            headers[ROLES] = ",".join(self.roles)
+            lines.append(f"{ROLES}: {','.join(self.roles)}\r\n")
         if self.traceparent:
-            headers[TRACEPARENT] = self.traceparent
-        return headers
+            lines.append(f"{TRACEPARENT}: {self.traceparent}\r\n")
+        return f"{VERSION_LINE}\r\n{''.join(lines)}\r\n".encode()
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str] | None) -> Envelope:
@@ -130,8 +128,39 @@ UNDERSTOOD = frozenset(str(v) for v in (PROTOCOL - 1, PROTOCOL) if v > 0)
 """Versions that this release answers."""
 
 
-def size(headers: Mapping[str, str] | None) -> int:
-    """Count the bytes that headers take on the wire (the broker's limit counts them together with the payload)."""
-    if not headers:
-        return 0
-    return 12 + sum(len(k) + len(v.encode()) + 4 for k, v in headers.items())
+VERSION_LINE = "NATS/1.0"
+"""How every header block begins."""
+
+STATUS = "Status"
+"""What a block's status line is read as: the broker answers in place of a peer (503 no responders, 404 no message)."""
+
+DESCRIPTION = "Description"
+"""The words behind the status."""
+
+
+def encode(headers: Mapping[str, str]) -> bytes:
+    """Write a header block.
+
+    Raises:
+        ValueError: a name or value has a line break, which would let its author write headers and commands of his own.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise ValueError("a header with a line break")
+    return f"{VERSION_LINE}\r\n{lines}\r\n".encode()
+
+
+def decode(block: bytes) -> dict[str, str]:
+    """Read a header block."""
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
+    headers: dict[str, str] = {}
+    if len(first) > len(VERSION_LINE):
+        status, _, description = first[len(VERSION_LINE) + 1 :].partition(" ")
+        headers[STATUS] = status
+        if description:
+            headers[DESCRIPTION] = description
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            headers[name] = value.strip()
+    return headers

@@ -335,14 +335,15 @@ class JobRun:
             request = route.request.FromString(self._delivery.data)
         except DecodeError:
             raise Invalid(("request", f"is no {route.request.DESCRIPTOR.full_name}")) from None
+        limit = asyncio.timeout(self.call.deadline.remaining)
         try:
-            async with asyncio.timeout(self.call.deadline.remaining):
+            async with limit:
                 if isinstance(route, StreamJob):
                     await self._stream(speaker, self._served.handler(self.call, request))
                     return None
                 answer: Message = await self._served.handler(self.call, request)
         except TimeoutError:
-            if self.call.deadline.passed:
+            if limit.expired():
                 raise Expired from None
             raise self._internal() from None
         except Fault:

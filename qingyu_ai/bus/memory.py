@@ -21,7 +21,6 @@ from . import topology
 from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from .transport import (
     EXPECT,
-    STATUS,
     Delivery,
     Headers,
     OnFrame,
@@ -32,6 +31,7 @@ from .transport import (
     Stored,
     Subscription,
     Usage,
+    expecting,
     parse_ack,
 )
 
@@ -104,7 +104,7 @@ class _Stream:
         last = self.last_of(subject)
         if expect is not None and (last.sequence if last else 0) != expect:
             raise Conflict(subject)
-        size = len(subject) + len(data) + wire.size(headers)
+        size = len(subject) + len(data) + (len(wire.encode(headers)) if headers else 0)
         limit = self.plan.bytes
         if 0 < limit < self.used + size:
             if not self.plan.evict:
@@ -319,20 +319,20 @@ class MemoryBus:
         """See `transport.Bus.connected`."""
         return self._open and self._broker.up
 
-    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """See `transport.Bus.publish`."""
-        self._check(data, headers)
-        heard = self._broker.deliver(subject, reply, data, headers)
+        self._check(len(data) + len(headers))
+        received = wire.decode(headers) if headers else None
+        heard = self._broker.deliver(subject, reply, data, received)
         stream = self._broker.stream_of(subject)
         if stream is not None:
-            self._store_and_answer(stream, subject, data, headers, reply)
+            self._store_and_answer(stream, subject, data, received, reply)
         elif reply and not heard:
-            self._broker.deliver(reply, "", b"", {STATUS: "503"})
+            self._broker.deliver(reply, "", b"", {wire.STATUS: "503"})
 
-    def _check(self, data: bytes, headers: Headers | None) -> None:
+    def _check(self, size: int) -> None:
         if not self.connected:
             raise Disconnected("the broker is down")
-        size = len(data) + wire.size(headers)
         if size > self.max_payload:
             raise PayloadTooLarge(size, self.max_payload)
 
@@ -353,7 +353,7 @@ class MemoryBus:
             self._broker.deliver(reply, "", ack, None)
         self._broker.match()
 
-    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
+    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """See `transport.Bus.request`."""
         token = next(self._tokens)
         self._waiting[token] = on_reply
@@ -374,7 +374,7 @@ class MemoryBus:
             on_reply(data, headers)
 
     async def ask(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b""
     ) -> tuple[bytes, Headers | None]:
         """See `transport.Bus.ask`."""
         answer: asyncio.Future[tuple[bytes, Headers | None]] = asyncio.get_running_loop().create_future()
@@ -390,16 +390,16 @@ class MemoryBus:
             raise ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s") from None
         finally:
             self.forget(token)
-        if reply_headers and reply_headers.get(STATUS) == "503" and not body:
+        if reply_headers and reply_headers.get(wire.STATUS) == "503" and not body:
             raise NoResponders(subject)
         return body, reply_headers
 
     async def store(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None, expect: int | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b"", expect: int | None = None
     ) -> int:
         """See `transport.Bus.store`."""
         if expect is not None:
-            headers = {**(headers or {}), EXPECT: str(expect)}
+            headers = expecting(expect)
         try:
             body, _ = await self.ask(subject, data, timeout=timeout, headers=headers)
         except NoResponders:
@@ -417,7 +417,7 @@ class MemoryBus:
         return Stored(found.subject, found.sequence, found.data) if found else None
 
     async def _read(self, stream: str, find: Callable[[_Stream], _Message | None]) -> _Message | None:
-        self._check(b"", None)
+        self._check(0)
         await asyncio.sleep(0)
         found = self._broker.streams.get(stream)
         if found is None:

@@ -17,7 +17,8 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from .errors import TransportError
-from .transport import STATUS, Headers, OnFrame, Subscription
+from .headers import STATUS
+from .transport import Headers, OnFrame, Subscription
 
 if TYPE_CHECKING:
     from .connection import NatsBus

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from .errors import Disconnected
-from .transport import STATUS, Delivery, Headers, Queue, Subscription
+from .headers import STATUS
+from .transport import Delivery, Headers, Queue, Subscription
 
 if TYPE_CHECKING:
     from .connection import NatsBus

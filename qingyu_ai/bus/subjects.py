@@ -37,12 +37,8 @@ def call_id(user: str, method: str, request_id: str) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for field in (user, method, request_id):
-        encoded = field.encode()
-        digest.update(b"%d:" % len(encoded))
-        digest.update(encoded)
-    return digest.hexdigest()
+    named = f"{len(user)}:{user}{len(method)}:{method}{len(request_id)}:{request_id}"
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
 def log(kind: str, bridge: str, call: str) -> str:

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from . import headers as wire
 from .errors import Conflict, StoreRefused
 
 Headers = Mapping[str, str]
+"""As they are received. They are sent as an encoded block, which `headers.encode` makes."""
 
 OnMessage = Callable[[str, str, bytes, Headers | None], None]
 """(subject, reply, data, headers)."""
@@ -24,9 +26,6 @@ OnReply = Callable[[bytes, Headers | None], None]
 
 OnFrame = Callable[[str, int, bytes], None]
 """(subject, stream sequence, data) of a stored message."""
-
-STATUS = "Status"
-"""The header in which a broker answers in place of a peer: 503 no responders, 404 no message."""
 
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
@@ -105,7 +104,7 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether something published now would be sent now."""
 
-    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """Send and forget.
 
         Raises:
@@ -113,7 +112,7 @@ class Bus(Protocol):
             PayloadTooLarge: nothing was sent, and the connection is unharmed.
         """
 
-    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: Headers | None = None) -> int:
+    def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """Send, and have `on_reply` called with the first reply. For those who keep their own time.
 
         Returns:
@@ -127,7 +126,7 @@ class Bus(Protocol):
         """A reply is no longer wanted."""
 
     async def ask(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b""
     ) -> tuple[bytes, Headers | None]:
         """Send and wait for the first reply.
 
@@ -138,12 +137,12 @@ class Bus(Protocol):
         """
 
     async def store(
-        self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None, expect: int | None = None
+        self, subject: str, data: bytes, *, timeout: float, headers: bytes = b"", expect: int | None = None
     ) -> int:
         """Put a message into the stream that captures its subject.
 
         Args:
-            expect: compare-and-set: the sequence of the last message on this subject (0: there is none).
+            expect: compare-and-set: the sequence of the last message on this subject (0: there is none). Not with headers.
 
         Returns:
             Its sequence.
@@ -199,6 +198,11 @@ class Usage:
 
 
 Hook = Callable[[], Awaitable[None]]
+
+
+def expecting(sequence: int) -> bytes:
+    """The header block of a compare-and-set."""
+    return f"{wire.VERSION_LINE}\r\n{EXPECT}: {sequence}\r\n\r\n".encode()
 
 
 def parse_ack(subject: str, body: bytes) -> int:

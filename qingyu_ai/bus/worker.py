@@ -335,9 +335,8 @@ class Worker:
 
     def _refuse(self, reply: str, fault: Fault) -> None:
         sentence = " ".join(fault.message.split())[:256]  # a header is one line
+        block = wire.encode({wire.ERROR: sentence, wire.ERROR_CODE: str(int(fault.code))})
         try:
-            self._bus.publish(
-                reply, fault.status, headers={wire.ERROR: sentence, wire.ERROR_CODE: str(int(fault.code))}
-            )
+            self._bus.publish(reply, fault.status, headers=block)
         except TransportError as e:
             log.warning("rpc_answer_lost", error=str(e))

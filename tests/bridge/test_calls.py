@@ -52,7 +52,8 @@ async def test_streams_without_a_worker_are_unavailable_too(bridge: Bridge) -> N
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await bridge.streaming(route)(request, timeout=10).read()
         assert Refusal.of(error.value).code is grpc.StatusCode.UNAVAILABLE
-    call = bridge.channel.stream_unary(routes.BATCH_INDEX.path)(iter([b""]), timeout=10)
+    method: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path)
+    call = method(iter([b""]), timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     assert Refusal.of(error.value).fault.reason == "NO_WORKER"
@@ -101,6 +102,13 @@ async def test_request_id_comes_back_in_the_initial_metadata(bridge: Bridge) -> 
     assert dict(await call.initial_metadata())["x-request-id"] == "mine-2"
     await call
     assert dict(await call.trailing_metadata())["x-request-id"] == "mine-2"
+
+
+async def test_refused_request_gets_its_own_id_back(bridge: Bridge) -> None:
+    empty = ai.ChatRequest(metadata={"request_id": "mine-1"})  # type: ignore[arg-type]
+    assert (await bridge.refused(routes.CHAT, empty)).request_id == "mine-1"
+    assert (await bridge.refused(routes.CHAT, b"\xff", (("x-request-id", "mine-2"),))).request_id == "mine-2"
+    assert (await bridge.refused(routes.CHAT, b"\xff")).request_id.startswith("req_")
 
 
 async def test_retry_with_another_timestamp_is_the_same_request(bridge: Bridge) -> None:
@@ -168,7 +176,7 @@ async def test_batch_counts_and_names_the_documents_that_failed(bridge: Bridge) 
     names = ["a", "bad", "", "b", "unsure"] + [f"d{i}" for i in range(60)]
     bodies = [rag.IndexRequest(document_id=n, content="文", user_id="u").SerializeToString() for n in names]
     bodies.append(b"\xff\xff")
-    call = bridge.channel.stream_unary(routes.BATCH_INDEX.path, None, rag.BatchIndexResponse.FromString)
+    call: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path, None, rag.BatchIndexResponse.FromString)
     reply = await call(iter(bodies), timeout=20)
     assert (reply.total, reply.success_count, reply.failed_count) == (66, 62, 4)
     assert sorted(reply.failed_ids) == ["#2", "#65", "bad", "unsure"]
@@ -188,7 +196,8 @@ async def test_batch_that_the_caller_leaves_stops(bridge: Bridge) -> None:
         for i in range(1000):
             yield rag.IndexRequest(document_id=str(i), content="文", user_id="u").SerializeToString()
 
-    call = bridge.channel.stream_unary(routes.BATCH_INDEX.path)(documents(), timeout=60)
+    method: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path)
+    call = method(documents(), timeout=60)
     await eventually(lambda: len(started) == bridge.settings.bridge.max_batch_in_flight)
     call.cancel()
     await eventually(lambda: worker.running == 0)

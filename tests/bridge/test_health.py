@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -63,7 +65,7 @@ async def test_grpc_health_is_told_for_each_service(bridge: Bridge) -> None:
 
 
 async def test_reflection_lists_the_contract(bridge: Bridge) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(bridge.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(bridge.channel)  # type: ignore[arg-type]  # an aio channel will do
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     async for reply in call:
         names = {s.name for s in reply.list_services_response.service}

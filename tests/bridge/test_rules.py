@@ -39,16 +39,16 @@ def test_any_bytes_are_admitted_or_refused_and_never_raise_anything_else(body: b
     from qingyu_ai.bus.errors import Fault
 
     try:
-        admitted = admit(route, body, NOTHING, 5, SETTINGS, made_id="req_1")
+        admitted = admit(route, body, NOTHING, 5, SETTINGS)
     except Fault:
         return
-    assert admitted.envelope.request_id == "req_1"
+    assert admitted.envelope.request_id
 
 
 def test_digest_ignores_metadata_and_notices_everything_else() -> None:
     def digest(**more: object) -> str:
         request = ai.ChatRequest(messages=[common.Message(role="user", content="x")], **more)  # type: ignore[arg-type]
-        return admit(routes.CHAT, request.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r").envelope.digest
+        return admit(routes.CHAT, request.SerializeToString(), NOTHING, 5, SETTINGS).envelope.digest
 
     assert digest(metadata={"timestamp": 1}) == digest(metadata={"timestamp": 2}) == digest()
     assert digest(max_tokens=1) != digest()
@@ -58,9 +58,7 @@ def test_digest_ignores_metadata_and_notices_everything_else() -> None:
 def test_documents_own_metadata_is_part_of_its_digest() -> None:
     def digest(value: str) -> str:
         request = rag.IndexRequest(document_id="d", content="c", user_id="u", metadata={"chapter": value})
-        return admit(
-            routes.INDEX_DOCUMENT, request.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r"
-        ).envelope.digest
+        return admit(routes.INDEX_DOCUMENT, request.SerializeToString(), NOTHING, 5, SETTINGS).envelope.digest
 
     assert digest("1") != digest("2")
 
@@ -69,18 +67,18 @@ def test_deadline_is_the_callers_but_never_longer_than_the_longest() -> None:
     body = rag.SearchRequest(query="q", user_id="u").SerializeToString()
     longest = SETTINGS.bus.longest_deadline_seconds
     for given_seconds, expected in ((3.0, 3.0), (1e9, longest), (None, SETTINGS.bus.default_deadline_seconds)):
-        admitted = admit(routes.SEARCH, body, NOTHING, given_seconds, SETTINGS, made_id="r")
+        admitted = admit(routes.SEARCH, body, NOTHING, given_seconds, SETTINGS)
         assert abs(admitted.envelope.deadline.remaining - expected) < 1
 
 
 def test_user_may_stand_in_the_body_or_in_its_metadata() -> None:
     for request in (
         ai.AgentRequest(agent_type="plot", task="t", user_id="u"),
-        ai.AgentRequest(agent_type="plot", task="t", metadata={"user_id": "u"}),
-        ai.AgentRequest(agent_type="plot", task="t", user_id="u", metadata={"user_id": "u"}),
+        ai.AgentRequest(agent_type="plot", task="t", metadata=common.Metadata(user_id="u")),
+        ai.AgentRequest(agent_type="plot", task="t", user_id="u", metadata=common.Metadata(user_id="u")),
     ):
-        admitted = admit(routes.EXECUTE_AGENT, request.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r")
+        admitted = admit(routes.EXECUTE_AGENT, request.SerializeToString(), NOTHING, 5, SETTINGS)
         assert admitted.envelope.user == "u"
+    anonymous = ai.AgentRequest(agent_type="plot", task="t").SerializeToString()
     with pytest.raises(Invalid, match="user_id: is required"):
-        anonymous = ai.AgentRequest(agent_type="plot", task="t")
-        admit(routes.EXECUTE_AGENT, anonymous.SerializeToString(), NOTHING, 5, SETTINGS, made_id="r")
+        admit(routes.EXECUTE_AGENT, anonymous, NOTHING, 5, SETTINGS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import pytest
 
+from qingyu_ai.bus import headers as wire
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import Code, Disconnected, Fault, PayloadTooLarge
@@ -19,11 +20,11 @@ from tests.waiting import eventually
 
 
 @pytest.fixture
-def own_process() -> AsyncIterator[NatsProcess]:
+def own_process() -> Iterator[NatsProcess]:
     """A server of this test's own, to be killed."""
     process = NatsProcess()
     process.start()
-    yield process  # type: ignore[misc]
+    yield process
     process.close()
 
 
@@ -39,7 +40,7 @@ async def test_however_much_is_published_the_connection_takes_it(nats_process: N
     for size in (0, 100, 1_000_000, 7_000_000):
         for _ in range(5):
             bus.publish("t.nobody", b"x" * size)
-    bus.publish("t.nobody", b"x", headers={"K": "v"}, reply="t.reply")
+    bus.publish("t.nobody", b"x", headers=wire.encode({"K": "v"}), reply="t.reply")
     await bus.close()
 
 
@@ -64,7 +65,7 @@ async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_
     with pytest.raises(PayloadTooLarge):
         bus.publish("t.x", b"x" * (bus.max_payload + 1))
     with pytest.raises(PayloadTooLarge):
-        bus.publish("t.x", b"x" * bus.max_payload, headers={"K": "v"})
+        bus.publish("t.x", b"x" * bus.max_payload, headers=wire.encode({"K": "v"}))
     with pytest.raises(PayloadTooLarge):
         bus.publish("t." + "x" * 5000, b"")
     await bus.subscribe("t.after", lambda *_: None)  # a round trip

@@ -28,7 +28,7 @@ async def test_published_message_reaches_every_subscriber_with_its_headers(conne
 
     await a.subscribe("t.one.*", hear)
     await b.subscribe("t.>", hear)
-    a.publish("t.one.two", "正文".encode(), headers={"K": "值"})
+    a.publish("t.one.two", "正文".encode(), headers=wire.encode({"K": "值"}))
     await eventually(lambda: len(heard) == 2)
     assert heard == [("t.one.two", "正文".encode(), "值")] * 2
 
@@ -59,7 +59,7 @@ async def test_stopped_subscription_hears_nothing_more(connect: Connect) -> None
 async def test_request_is_answered_by_the_responder(connect: Connect) -> None:
     asking, answering = await connect(), await connect()
     await answering.subscribe(
-        "t.ask", lambda s, reply, data, h: answering.publish(reply, data + b"!", headers={"A": "b"})
+        "t.ask", lambda s, reply, data, h: answering.publish(reply, data + b"!", headers=wire.encode({"A": "b"}))
     )
     body, headers = await asking.ask("t.ask", b"hi", timeout=2)
     assert body == b"hi!"
@@ -87,8 +87,8 @@ async def test_payload_at_the_limit_passes_and_one_byte_more_is_refused_without_
     bus, other = await connect(), await connect()
     sizes: list[int] = []
     await other.subscribe("t.big", lambda s, r, data, h: sizes.append(len(data)))
-    headers = {"K": "v" * 100}
-    room = bus.max_payload - wire.size(headers)
+    headers = wire.encode({"K": "v" * 100})
+    room = bus.max_payload - len(headers)
     with pytest.raises(PayloadTooLarge) as refused:
         bus.publish("t.big", b"x" * (room + 1), headers=headers)
     assert (refused.value.size, refused.value.limit) == (bus.max_payload + 1, bus.max_payload)
@@ -216,7 +216,7 @@ async def test_job_that_nobody_acknowledges_is_delivered_again(connect: Connect,
     bus = await connect()
     held = Held(5)
     puller = await bus.pull(topology.QUEUES["chat"], held.free, held.take)
-    await bus.store(JOB, b"x", headers={"K": "v"}, timeout=2)
+    await bus.store(JOB, b"x", headers=wire.encode({"K": "v"}), timeout=2)
     await eventually(lambda: len(held.deliveries) == 2)
     first, second = held.deliveries
     assert (first.delivery, second.delivery) == (1, 2)
