@@ -73,19 +73,28 @@ Operation = Callable[[], Awaitable[int]]
 """One operation; returns how many stream messages came."""
 
 
-async def load(peer: Peer, operation: Operation, count: int, concurrency: int, cost: Cost, per: int = 1) -> None:
-    """One round: `count` operations, `concurrency` at a time; costs are divided by `count * per`."""
+async def load(
+    peer: Peer, operation: Operation, count: int, concurrency: int, cost: Cost, per: int = 1, spread: float = 0
+) -> None:
+    """One round: `count` operations, `concurrency` at a time; costs are divided by `count * per`.
+
+    Args:
+        spread: seconds between the starts of the first operations.
+    """
     before = {role: cpu_seconds(pid) for role, pid in peer.pids.items()}
     began = time.monotonic()
     left, messages = count, 0
 
-    async def run() -> None:
+    async def run(number: int) -> None:
         nonlocal left, messages
+        # Streams that start together would all tick together, which no crowd of writers does.
+        await asyncio.sleep(number * spread)
         while left > 0:
             left -= 1
-            messages += await operation()
+            came = await operation()
+            messages += came
 
-    await asyncio.gather(*(run() for _ in range(concurrency)))
+    await asyncio.gather(*(run(i) for i in range(concurrency)))
     seconds = time.monotonic() - began
     for role, pid in peer.pids.items():
         used = (cpu_seconds(pid) - before[role]) * 1e6
@@ -136,15 +145,21 @@ def stream(peer: Peer, deltas: int, per_second: float) -> Operation:
 
 
 async def alternate(
-    peers: list[Peer], make: Callable[[Peer], Operation], count: int, concurrency: int, rounds: int, per: int = 1
+    peers: list[Peer],
+    make: Callable[[Peer], Operation],
+    count: int,
+    concurrency: int,
+    rounds: int,
+    per: int = 1,
+    spread: float = 0,
 ) -> dict[str, Cost]:
     """Rounds of all peers in turn, after one that is not counted."""
     costs = {peer.name: Cost() for peer in peers}
     for peer in peers:
-        await load(peer, make(peer), max(concurrency, count // 4), concurrency, Cost())
+        await load(peer, make(peer), max(concurrency, count // 4), concurrency, Cost(), 1, spread)
     for _ in range(rounds):
         for peer in peers:
-            await load(peer, make(peer), count, concurrency, costs[peer.name], per)
+            await load(peer, make(peer), count, concurrency, costs[peer.name], per, spread)
     return costs
 
 
@@ -363,6 +378,7 @@ async def main(arguments: argparse.Namespace) -> None:
                 100,
                 max(1, arguments.rounds - 1),
                 50 * seconds,
+                spread=0.0037,
             )
             show(f"100 streams at 50 deltas a second, for {seconds} s", "delta", costs, "direct", "server at most 1.5")
         if "latency" in only:

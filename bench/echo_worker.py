@@ -54,8 +54,6 @@ async def chat_stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.C
     for i in range(deltas):
         if per_second:
             await asyncio.sleep(max(0.0, began + i / per_second - loop.time()))
-        elif i % 8 == 7:
-            await asyncio.sleep(0)  # a model's socket gives a few deltas at a time, too
         yield ai.ChatStreamChunk(delta=text)
     yield ai.ChatStreamChunk(is_final=True)
 

@@ -6,7 +6,7 @@ A rule looks at values, never at other systems: whether a model or a document ex
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -19,6 +19,9 @@ from qingyu_ai.contract import tool_pb2 as tool
 from qingyu_ai.routes import AGENT_TYPES
 
 Violation = tuple[str, str]
+"""(field, what is wrong with it)."""
+
+NONE: Sequence[Violation] = ()
 
 MAX_ID = 128
 """Characters of an id."""
@@ -37,43 +40,43 @@ _ID = re.compile(r"[^\x00-\x20\x7f\u2028\u2029](?:[^\x00-\x1f\x7f\u2028\u2029]*[
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def check_id(field: str, value: str) -> list[Violation]:
+def check_id(field: str, value: str) -> Sequence[Violation]:
     """Check an id of a caller: bounded, without control characters and without blanks at its ends."""
-    if not value:
-        return []
+    if not value or (value.isalnum() and len(value) <= MAX_ID):
+        return NONE  # most ids end here: letters and digits of any script
     if len(value) > MAX_ID:
         return [(field, f"has {len(value)} characters; the limit is {MAX_ID}")]
     if not _ID.fullmatch(value):
         return [(field, "has control characters, or blanks at an end")]
-    return []
+    return NONE
 
 
-def check_request_id(field: str, value: str) -> list[Violation]:
+def check_request_id(field: str, value: str) -> Sequence[Violation]:
     """Check a request id: visible ASCII."""
     if REQUEST_ID.fullmatch(value):
-        return []
+        return NONE
     return [(field, f"must be 1 to {MAX_ID} visible ASCII characters")]
 
 
-def _required(field: str, value: str) -> list[Violation]:
-    return [] if value and not value.isspace() else [(field, "is required")]
+def _required(field: str, value: str) -> Sequence[Violation]:
+    return NONE if value and not value.isspace() else [(field, "is required")]
 
 
-def _between(field: str, value: float, low: float, high: float) -> list[Violation]:
+def _between(field: str, value: float, low: float, high: float) -> Sequence[Violation]:
     # Written so that NaN fails too.
-    return [] if low <= value <= high else [(field, f"must be between {low:g} and {high:g}")]
+    return NONE if low <= value <= high else [(field, f"must be between {low:g} and {high:g}")]
 
 
-def _tool_name(field: str, value: str) -> list[Violation]:
+def _tool_name(field: str, value: str) -> Sequence[Violation]:
     if not value:
         return [(field, "is required")]
     if not subjects.TOOL_NAME.fullmatch(value):
         raise NotFound("tool", "工具", value[:MAX_ID])
-    return []
+    return NONE
 
 
-def _agent(r: ai.AgentRequest) -> list[Violation]:
-    found = _required("task", r.task)
+def _agent(r: ai.AgentRequest) -> Sequence[Violation]:
+    found = [*_required("task", r.task)]
     if r.agent_type not in AGENT_TYPES:
         found.append(("agent_type", f"must be one of {', '.join(AGENT_TYPES)}"))
     found += [
@@ -91,7 +94,7 @@ def _agent(r: ai.AgentRequest) -> list[Violation]:
     return found
 
 
-def _chat(r: ai.ChatRequest) -> list[Violation]:
+def _chat(r: ai.ChatRequest) -> Sequence[Violation]:
     found: list[Violation] = []
     messages = r.messages
     if not messages:
@@ -113,8 +116,8 @@ def _chat(r: ai.ChatRequest) -> list[Violation]:
     return found[:20]
 
 
-def _search(r: rag.SearchRequest) -> list[Violation]:
-    found = _required("query", r.query)
+def _search(r: rag.SearchRequest) -> Sequence[Violation]:
+    found = [*_required("query", r.query)]
     if len(r.query) > MAX_QUERY:
         found.append(("query", f"has {len(r.query)} characters; the limit is {MAX_QUERY}"))
     found += _between("top_k", r.top_k, 0, MAX_TOP_K)
@@ -125,28 +128,32 @@ def _search(r: rag.SearchRequest) -> list[Violation]:
     return found
 
 
-def _index(r: rag.IndexRequest) -> list[Violation]:
-    found = _required("document_id", r.document_id) + _required("content", r.content)
-    return found + check_id("document_id", r.document_id) + check_id("content_type", r.content_type)
+def _index(r: rag.IndexRequest) -> Sequence[Violation]:
+    return [
+        *_required("document_id", r.document_id),
+        *_required("content", r.content),
+        *check_id("document_id", r.document_id),
+        *check_id("content_type", r.content_type),
+    ]
 
 
-def _delete(r: rag.DeleteRequest) -> list[Violation]:
-    return _required("document_id", r.document_id) + check_id("document_id", r.document_id)
+def _delete(r: rag.DeleteRequest) -> Sequence[Violation]:
+    return [*_required("document_id", r.document_id), *check_id("document_id", r.document_id)]
 
 
-def _call_tool(r: tool.ToolRequest) -> list[Violation]:
+def _call_tool(r: tool.ToolRequest) -> Sequence[Violation]:
     return _tool_name("tool_name", r.tool_name)
 
 
-def _tool_info(r: tool.GetToolInfoRequest) -> list[Violation]:
+def _tool_info(r: tool.GetToolInfoRequest) -> Sequence[Violation]:
     return _tool_name("tool_name", r.tool_name)
 
 
-def _list_tools(r: tool.ListToolsRequest) -> list[Violation]:
+def _list_tools(r: tool.ListToolsRequest) -> Sequence[Violation]:
     return check_id("category", r.category)
 
 
-RULES: dict[type[Message], Callable[[Any], Iterable[Violation]]] = {
+RULES: dict[type[Message], Callable[[Any], Sequence[Violation]]] = {
     ai.AgentRequest: _agent,
     ai.ChatRequest: _chat,
     ai.HealthRequest: lambda _: (),

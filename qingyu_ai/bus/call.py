@@ -335,10 +335,9 @@ class Caller:
                 reading.on_frame(sequence, data)
 
     def credit(self, reading: Reading) -> None:
-        """Let the worker go on, once the caller has taken half a window."""
-        up_to = reading.taken + self._settings.window_frames
-        if reading.worker and up_to - reading.granted >= self._settings.window_frames // 2:
-            reading.granted = up_to
+        """Let the worker go on, before it runs out of what it was granted."""
+        if reading.worker and reading.granted - reading.taken < self._settings.window_frames // 8:
+            reading.granted = reading.taken + self._settings.window_frames
             self._say_credit(reading.worker, [reading])
 
     def _say_credit(self, worker: str, readings: list[Reading]) -> None:

@@ -81,9 +81,9 @@ class Envelope(NamedTuple):
         else:
             lines.append(f"{REMAINING_MS}: {max(0, int(self.deadline.remaining * 1000))}\r\n")
         if self.user:
-            lines.append(f"{USER}: {quote(self.user, safe='')}\r\n")
+            lines.append(f"{USER}: {_quoted(self.user)}\r\n")
         if self.project:
-            lines.append(f"{PROJECT}: {quote(self.project, safe='')}\r\n")
+            lines.append(f"{PROJECT}: {_quoted(self.project)}\r\n")
         if self.roles:
             lines.append(f"{ROLES}: {','.join(self.roles)}\r\n")
         if self.traceparent:
@@ -122,6 +122,11 @@ class Envelope(NamedTuple):
             )
         except (KeyError, ValueError) as e:
             raise Invalid(("headers", f"malformed or missing: {e}")) from None
+
+
+def _quoted(value: str) -> str:
+    """Percent-encode, unless there is nothing to encode."""
+    return value if value.isascii() and value.isalnum() else quote(value, safe="")
 
 
 UNDERSTOOD = frozenset(str(v) for v in (PROTOCOL - 1, PROTOCOL) if v > 0)
