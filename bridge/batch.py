@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from qingyu_ai.bus.call import Caller
-from qingyu_ai.bus.errors import Fault, Invalid, NoWorker
+from qingyu_ai.bus.errors import Fault
 from qingyu_ai.bus.job import internal
+from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
-from qingyu_ai.routes import JobStream
+from qingyu_ai.routes import Job
 from qingyu_ai.settings import Settings
 
-from .admission import REQUEST_ID_KEY, Incoming, admit, new_request_id
-from .rules import check_request_id
-
-if TYPE_CHECKING:
-    from .handlers import Edge, Opened
+from .admission import Admitted, Incoming, admit
 
 log = structlog.get_logger(__name__)
+
+RunJob = Callable[[Job[Any, Any], bytes, Admitted], Awaitable[bus_pb2.End]]
+"""Runs one job to its end, or raises its Fault."""
 
 MAX_FAILED_IDS = 10_000
 """Ids of failed documents that one answer lists; the counts are exact beyond it."""
@@ -31,34 +30,25 @@ MAX_FAILED_IDS = 10_000
 class Batch:
     """One BatchIndex call. At most `max_batch_in_flight` documents are in memory at once."""
 
-    def __init__(self, edge: Edge, caller: Caller, route: JobStream[Any, Any], settings: Settings) -> None:
-        assert route.item is not None, "a stream of jobs names its item's row"
-        self._edge = edge
-        self._caller = caller
-        self._item = route.item
+    def __init__(self, item: Job[Any, Any], run_job: RunJob, settings: Settings) -> None:
+        self._item = item
+        self._run_job = run_job
         self._settings = settings
         self._room = asyncio.Semaphore(settings.bridge.max_batch_in_flight)
         self._answer = rag.BatchIndexResponse()
 
-    async def run(self, bodies: AsyncIterator[bytes], opened: Opened) -> bytes:
+    async def run(
+        self, bodies: AsyncIterator[bytes], request_id: str, incoming: Incoming, remaining: float | None
+    ) -> bytes:
         """Index all documents.
+
+        Args:
+            request_id: of the call; an item's is this one and its index.
+            remaining: seconds until the caller's deadline; None: there is none.
 
         Returns:
             The encoded `BatchIndexResponse`.
-
-        Raises:
-            Invalid: the call's request id is malformed.
-            NoWorker: nobody could index anything.
         """
-        incoming = Incoming.of(opened.context.invocation_metadata())  # type: ignore[arg-type]
-        wrong = check_request_id(REQUEST_ID_KEY, incoming.request_id) if incoming.request_id else []
-        if wrong:
-            raise Invalid(*wrong)
-        request_id = incoming.request_id or new_request_id()
-        await self._edge.introduce(opened, request_id)
-        if not self._caller.presence.has(self._item.worker):
-            raise NoWorker(self._item.worker)
-        remaining = opened.context.time_remaining()
         tasks: set[asyncio.Task[None]] = set()
         try:
             async for body in bodies:
@@ -82,7 +72,7 @@ class Batch:
         try:
             admitted = admit(self._item, body, own, remaining, self._settings, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
-            end = await self._edge.run_job(self._item, body, admitted)
+            end = await self._run_job(self._item, body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)
             self._count(name, reply.success)
         except Fault as fault:

@@ -16,7 +16,7 @@ import structlog
 
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.chunks import merge_encoded, shape_of
-from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Overloaded
+from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded
 from qingyu_ai.bus.job import internal
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.contract import bus_pb2
@@ -24,10 +24,11 @@ from qingyu_ai.routes import ROUTES, Job, JobStream, Route, Rpc, StreamJob
 from qingyu_ai.routes import Edge as EdgeRoute
 from qingyu_ai.settings import Settings
 
-from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, request_id_of
+from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id, request_id_of
 from .batch import Batch
 from .health import Health
 from .metrics import Metrics, RouteMetrics
+from .rules import check_request_id
 
 log = structlog.get_logger(__name__)
 
@@ -147,14 +148,14 @@ class Edge:
     async def _abort(self, route: Route[Any, Any], body: Body, opened: Opened, fault: Fault) -> None:
         if not opened.request_id:
             incoming = Incoming.of(opened.context.invocation_metadata())  # type: ignore[arg-type]
-            await self.introduce(opened, request_id_of(route, body, incoming))
+            await self._introduce(opened, request_id_of(route, body, incoming))
         await opened.context.abort(
             STATUS_CODES[int(fault.code)],
             fault.message,
             ((DETAILS_KEY, fault.status), (REQUEST_ID_KEY, opened.request_id)),
         )
 
-    async def introduce(self, opened: Opened, request_id: str) -> None:
+    async def _introduce(self, opened: Opened, request_id: str) -> None:
         """Tell the caller the call's id."""
         opened.request_id = request_id
         await opened.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
@@ -175,11 +176,11 @@ class Edge:
 
     async def _job(self, route: Job[Any, Any], body: bytes, opened: Opened) -> bytes:
         admitted = await self._admit(route, body, opened)
-        end = await self.run_job(route, body, admitted)
+        end = await self._run_job(route, body, admitted)
         self._trail(opened, end)
         return end.answer
 
-    async def run_job(self, route: Job[Any, Any], body: bytes, admitted: Admitted) -> bus_pb2.End:
+    async def _run_job(self, route: Job[Any, Any], body: bytes, admitted: Admitted) -> bus_pb2.End:
         """Run one job to its end.
 
         Raises:
@@ -215,7 +216,16 @@ class Edge:
         self._trail(opened, end)
 
     async def _batch(self, route: JobStream[Any, Any], bodies: AsyncIterator[bytes], opened: Opened) -> bytes:
-        return await Batch(self, self._caller, route, self._settings).run(bodies, opened)
+        assert route.item is not None, "a stream of jobs names its items' row"
+        incoming = Incoming.of(opened.context.invocation_metadata())  # type: ignore[arg-type]
+        wrong = check_request_id(REQUEST_ID_KEY, incoming.request_id) if incoming.request_id else ()
+        if wrong:
+            raise Invalid(*wrong)
+        await self._introduce(opened, incoming.request_id or new_request_id())
+        if not self._caller.presence.has(route.worker):
+            raise NoWorker(route.worker)
+        batch = Batch(route.item, self._run_job, self._settings)
+        return await batch.run(bodies, opened.request_id, incoming, opened.context.time_remaining())
 
     async def _here(self, route: EdgeRoute[Any, Any], body: bytes, opened: Opened) -> bytes:
         await self._admit(route, body, opened)

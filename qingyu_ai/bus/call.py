@@ -38,9 +38,9 @@ from .errors import (
     TransportError,
 )
 from .headers import Envelope
-from .job import Records
 from .reading import Reading
 from .record import Attach, Entry
+from .records import Records
 from .transport import Bus, Headers, Subscription, Usage, parse_ack
 
 log = structlog.get_logger(__name__)

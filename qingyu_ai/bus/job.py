@@ -38,6 +38,7 @@ from .errors import (
 from .fold import Position, Verdict, fold
 from .headers import Envelope
 from .record import Claim, Entry, JobMessage
+from .records import Records
 from .speaker import MAX_CHUNK, Speaker
 from .transport import Bus, Delivery
 
@@ -95,51 +96,6 @@ class Served:
 
 class Stale(Exception):
     """Another worker has this call now. Say nothing more, acknowledge nothing."""
-
-
-class Records:
-    """Compare-and-set on the record bucket, where an acknowledgement that was lost is not a failure."""
-
-    def __init__(self, bus: Bus, settings: BusSettings) -> None:
-        self._bus = bus
-        self._settings = settings
-
-    async def read(self, call: str) -> Entry | None:
-        """Read the record of a call.
-
-        Raises:
-            TransportError: the bucket does not answer.
-        """
-        stored = await self._bus.last(topology.CALLS, topology.call_key(call), timeout=self._settings.store_seconds)
-        return Entry(stored.sequence, bus_pb2.Record.FromString(stored.data)) if stored else None
-
-    async def write(self, call: str, value: bus_pb2.Record, expect: int) -> int:
-        """Set the record if its revision is still `expect` (0: absent).
-
-        Returns:
-            The new revision.
-
-        Raises:
-            Conflict: it is not.
-            TransportError: the bucket did not take it within a lease.
-        """
-        key, data = topology.call_key(call), value.SerializeToString()
-        give_up = time.monotonic() + self._settings.lease_seconds
-        doubt = False
-        while True:
-            try:
-                return await self._bus.store(key, data, expect=expect, timeout=self._settings.store_seconds)
-            except Conflict:
-                if doubt:
-                    stored = await self._bus.last(topology.CALLS, key, timeout=self._settings.store_seconds)
-                    if stored is not None and stored.data == data:
-                        return stored.sequence  # it was stored; only the acknowledgement was lost
-                raise
-            except TransportError:
-                doubt = True
-                if time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(0.1)
 
 
 class JobRun:

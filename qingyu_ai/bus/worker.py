@@ -25,7 +25,8 @@ from . import subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
 from .headers import Envelope
-from .job import Call, FollowUp, JobRun, Records, Served, internal
+from .job import Call, FollowUp, JobRun, Served, internal
+from .records import Records
 from .speaker import MAX_CHUNK
 from .transport import Bus, Delivery, Headers, Puller, Subscription
 

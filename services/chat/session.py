@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.errors import Conflict, Overloaded
-from qingyu_ai.bus.job import Records
+from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat as ChatSettings

@@ -10,7 +10,8 @@ from nats.js.errors import NotFoundError
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
-from qingyu_ai.bus.memory import Broker, MemoryBus
+from qingyu_ai.bus.memory import MemoryBus
+from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
 from tests.nats_process import NatsProcess

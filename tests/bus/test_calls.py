@@ -20,7 +20,8 @@ from qingyu_ai.bus.errors import (
     SameIdOtherBody,
     Silent,
 )
-from qingyu_ai.bus.job import Call, Records
+from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Bus as BusSettings

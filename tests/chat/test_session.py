@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qingyu_ai.bus import record, topology
 from qingyu_ai.bus.errors import Overloaded
-from qingyu_ai.bus.job import Records
+from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.contract.bus_pb2 import End
 from qingyu_ai.settings import Bus as BusSettings
