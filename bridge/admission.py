@@ -90,7 +90,7 @@ def admit(
         incoming: from the call's metadata.
         remaining: seconds until the caller's gRPC deadline; None: it has none.
         settings: limits.
-        item_id: of one request in a stream of them, made from the stream's own id, which the caller chose.
+        item_id: of one request in a stream of them, made from the stream's own id.
 
     Raises:
         TooLarge: the body is over the limit.
@@ -113,12 +113,14 @@ def admit(
     seconds = bus.default_deadline_seconds if remaining is None else min(remaining, bus.longest_deadline_seconds)
     request_id = request_id or item_id
     chosen = bool(request_id)
-    digest = ""
-    if not isinstance(route, Rpc):
-        digest = _digest(message)
     request_id = request_id or new_request_id()
+    if isinstance(route, Rpc):
+        # An rpc keeps no record, so its call id need not be found again: a random one cannot be another caller's.
+        call, digest = secrets.token_hex(16), ""
+    else:
+        call, digest = subjects.call_id(user, route.method, request_id), _digest(message)
     envelope = Envelope(
-        call=subjects.call_id(user, route.method, request_id),
+        call=call,
         request_id=request_id,
         deadline=Deadline.after(seconds),
         user=user,

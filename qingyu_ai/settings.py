@@ -63,8 +63,8 @@ class Bus(_Section):
     frame_ack_seconds: Seconds = 1.0
     store_seconds: Seconds = 2.0
     """How long to wait for the queue or the record bucket to acknowledge one write, before it is tried again."""
-    attempts: Annotated[int, Field(ge=1)] = 5
     window_frames: Annotated[int, Field(ge=1)] = 256
+    """Deltas that may be on their way to one reader, and chunks that a bridge holds for it."""
     window_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
     call_log_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     log_age_seconds: Seconds = 20 * 60.0
@@ -78,7 +78,7 @@ class Bus(_Section):
     """Neighbouring deltas that wait anyway become one stream message. Off: each delta stays a message of its own."""
     replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
     default_deadline_seconds: Seconds = 600.0
-    """For a job whose caller set no deadline."""
+    """For a call whose caller set no deadline."""
     longest_deadline_seconds: Seconds = 900.0
     """A longer deadline is cut to this one; it must stay below the log's age."""
 

@@ -51,6 +51,12 @@ TICK = 0.5
 LOG_FULL = 0.9
 """Share of the log's room above which its oldest messages are about to go."""
 
+RECORDS_FULL = 0.98
+"""Share of the record bucket above which no new call begins: a worker could not claim it."""
+
+PATIENCE = 2.0
+"""Leases beyond the first for which a reader that was shown nothing waits for another worker to run the job again."""
+
 LOG_MARGIN = 5.0
 """Seconds by which the log's oldest message must be older than the oldest open call."""
 
@@ -91,6 +97,7 @@ class Caller:
         self._follower: Subscription | None = None
         self._clock: asyncio.Task[None] | None = None
         self._log_has_room = True
+        self._records_have_room = True
 
     def __repr__(self) -> str:
         return f"<Caller {self.token}: {len(self._began)} calls open, {len(self._tasks)} tasks>"
@@ -178,24 +185,38 @@ class Caller:
             SameIdOtherBody: the id was used for another request.
             Overloaded, TooLarge, BusDown: it could not be stored; a refusal by the queue itself is raised by the reader.
         """
+        digest = bytes.fromhex(envelope.digest)
         if chosen:
             entry = await self._read(envelope.call)
-            match record.attach(entry, bytes.fromhex(envelope.digest)):
+            match record.attach(entry, digest):
                 case Attach.REFUSE:
                     raise SameIdOtherBody(envelope.request_id)
                 case Attach.FOLLOW:
-                    return await self._join(envelope.call)
+                    return await self._join(
+                        Reading(self._bus, envelope.call, "", self._settings, digest, envelope.request_id)
+                    )
                 case Attach.ANSWER:
                     assert entry is not None
-                    return await self._answer(entry, envelope.call)
+                    return await self._answer(entry, envelope.call, digest)
                 case _:
                     pass
+            # Nobody has claimed it, but another request of this bridge may just have stored it.
+            for other in self._open.get(envelope.call, ()):
+                if other.digest != digest:
+                    raise SameIdOtherBody(envelope.request_id)
+                return await self._join(
+                    Reading(self._bus, envelope.call, "", self._settings, digest, envelope.request_id)
+                )
         if not self.presence.has(route.worker):
             raise NoWorker(route.worker)
         if not self._log_has_room:
             raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
+        if not self._records_have_room:
+            raise Overloaded(
+                "The store of call records is full", "请求记录已满", self._settings.record_bytes, retry_seconds=60
+            )
         inbox = subjects.log(route.worker, self.token, envelope.call)
-        reading = self._register(Reading(self._bus, envelope.call, inbox, self._settings))
+        reading = self._register(Reading(self._bus, envelope.call, inbox, self._settings, digest, envelope.request_id))
         headers = envelope._replace(inbox=inbox).encode(stored=True)
         try:
             self._store(reading, subject, body, headers, envelope.deadline)
@@ -241,35 +262,40 @@ class Caller:
         except TransportError as e:
             raise _fault_of(e) from None
 
-    async def _join(self, call: str) -> Reading:
-        """Read a call that another request began, from its start."""
-        inbox = subjects.logs_of_call(call)
-        reading = self._register(Reading(self._bus, call, inbox, self._settings))
+    async def _join(self, reading: Reading) -> Reading:
+        """Read a call that another request began, from its start, by a consumer of its own."""
+        self._register(reading)
         try:
-            reading.own_follower = await self._bus.follow(
-                topology.LOG, inbox, lambda _, sequence, data: reading.on_frame(sequence, data), from_start=True
-            )
+            await self._read_apart(reading)
         except BaseException:
             self._forget(reading)
             raise
         return reading
 
-    async def _answer(self, entry: Entry, call: str) -> Reading:
+    async def _read_apart(self, reading: Reading) -> None:
+        reading.apart = True
+        reading.inbox = subjects.logs_of_call(reading.call)
+        try:
+            reading.own_follower = await self._bus.follow(
+                topology.LOG, reading.inbox, lambda _, sequence, data: reading.on_frame(sequence, data), from_start=True
+            )
+        except TransportError as e:
+            raise _fault_of(e) from None
+
+    async def _answer(self, entry: Entry, call: str, digest: bytes) -> Reading:
         """Answer a decided call: a unary row and a failure from the record, a stream from its log."""
         end = entry.record.end
+        reading = Reading(self._bus, call, subjects.logs_of_call(call), self._settings, digest)
         if end.HasField("answer") or end.status or not end.count:
-            reading = Reading(self._bus, call, "", self._settings)
             reading.finish(end)
             return reading
         try:
-            first = await self._bus.next(
-                topology.LOG, subjects.logs_of_call(call), 1, timeout=self._settings.store_seconds
-            )
+            first = await self._bus.next(topology.LOG, reading.inbox, 1, timeout=self._settings.store_seconds)
         except TransportError as e:
             raise _fault_of(e) from None
         if first is None:
             raise Lost("its log has expired")
-        return await self._join(call)
+        return await self._join(reading)
 
     def _register(self, reading: Reading) -> Reading:
         self._open.setdefault(reading.call, set()).add(reading)
@@ -305,7 +331,7 @@ class Caller:
                 if entry is not None and entry.done:
                     return
                 end = bus_pb2.End(status=fault.status, count=reading.position.next)
-                value = record.decided(entry.record if entry else None, entry.record.digest if entry else b"", end)
+                value = record.decided(entry.record if entry else None, reading.digest, end)
                 await self._records.write(call, value, entry.revision if entry else 0)
             except Conflict:
                 continue  # it was claimed, taken over or finished in between
@@ -331,12 +357,12 @@ class Caller:
                 self._tell_cancelled(call)  # its worker has not heard, or not believed
             return
         for reading in readings:
-            if reading.own_follower is None:
+            if not reading.apart:
                 reading.on_frame(sequence, data)
 
     def credit(self, reading: Reading) -> None:
         """Let the worker go on, before it runs out of what it was granted."""
-        if reading.worker and reading.granted - reading.taken < self._settings.window_frames // 8:
+        if reading.worker and reading.granted - reading.taken < max(1, self._settings.window_frames // 8):
             reading.granted = reading.taken + self._settings.window_frames
             self._say_credit(reading.worker, [reading])
 
@@ -378,11 +404,14 @@ class Caller:
 
     async def _gauge(self) -> None:
         try:
-            usage = await self._bus.used(topology.LOG)
+            log_usage, record_usage = await self._bus.used(topology.LOG), await self._bus.used(topology.CALLS)
         except TransportError:
             return
         now = time.time()
-        self._log_has_room = log_has_room(usage, min(self._began.values(), default=now), now)
+        self._log_has_room = log_has_room(log_usage, min(self._began.values(), default=now), now)
+        self._records_have_room = (
+            record_usage.bytes < RECORDS_FULL * record_usage.max_bytes or record_usage.max_bytes <= 0
+        )
 
     def _ask_record(self, reading: Reading) -> None:
         if reading not in self._checking:
@@ -400,20 +429,31 @@ class Caller:
             self._checking.discard(reading)
         if reading.end is not None:
             return
+        now, lease = time.monotonic(), self._settings.lease_seconds
         if entry is None:
-            reading.heard = time.monotonic()  # queued: nobody has begun, and the deadline bounds the wait
-        elif not entry.done:
-            claimed = (record.now_ms() - entry.record.at_ms) / 1000
-            if claimed < self._settings.lease_seconds and entry.revision != reading.position.epoch:
-                reading.heard = time.monotonic() - claimed  # claimed just now
-            else:
-                reading.fail(Silent(self._settings.lease_seconds))
-        elif (
-            entry.record.end.HasField("answer")
-            or entry.record.end.status
-            or entry.record.end.count == reading.position.next
-        ):
-            reading.finish(entry.record.end)
+            reading.heard = now  # queued: nobody has begun, and the deadline bounds the wait
+        elif entry.record.digest != reading.digest:
+            reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
+        elif entry.done:
+            self._end_from_record(reading, entry.record.end)
+        elif not reading.apart and not reading.heard_anything:
+            # Perhaps its worker speaks into the log of another request with the same id.
+            reading.heard = now
+            try:
+                await self._read_apart(reading)
+            except Fault as e:
+                reading.fail(e)
+        elif not reading.position.next and now < (reading.patience or now + 1):
+            # Nothing was shown yet, so another worker may run it from the start once the job is delivered again.
+            reading.patience = reading.patience or now + PATIENCE * lease
+            reading.heard = now - lease / 2
+        else:
+            reading.fail(Silent(lease))
+
+    @staticmethod
+    def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
+        if end.HasField("answer") or end.status or end.count == reading.position.next:
+            reading.finish(end)
         else:
             reading.look_again()
 

@@ -14,11 +14,11 @@ from google.protobuf.message import Message
 from qingyu_ai.contract import ai_agent_pb2
 
 MERGED_BYTES = 64 * 1024
-"""A merged chunk stays below this size, so that a caller still sees text arrive in portions."""
+"""About how large a merged chunk may become, so that a caller still sees text arrive in portions."""
 
 
 class Shape(Protocol):
-    """What the bus must know about a stream message type."""
+    """What the bus must know about a stream message type, which has a text field `delta`."""
 
     type: type[Message]
 
@@ -106,7 +106,7 @@ def merge(shape: Shape, chunks: Iterable[tuple[Any, int]]) -> tuple[list[bytes],
     kind_of = shape.kind
     for chunk, span in chunks:
         kind = kind_of(chunk)
-        # Characters stand for bytes here, at three a character: cheaper than to size every delta.
+        # Three bytes a character, which is what Chinese takes: cheaper than to size every delta.
         size = 3 * len(chunk.delta)
         if run and (not kind or kind != run_kind or run_bytes + size > MERGED_BYTES):
             close()

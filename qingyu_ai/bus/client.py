@@ -1,10 +1,11 @@
-"""nats-py's client with two short cuts (decision record 0003 has the measurements).
+"""nats-py's client with two short cuts (decision record 0003).
 
 - A message is handled where it is read: no queue and no task for each subscription.
 - A publish is written to the socket's buffer at once: no future and no wake-up of a flusher for each message.
 
-Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides is
-`_process_msg`, `_pending`, `_transport` and the shape of a header block; tests/bus/test_client.py holds them.
+Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides:
+`_process_msg`, `_pending`, `_pending_data_size`, `_transport` and its `_io_writer`, `Subscription._id` and `_closed`.
+tests/bus/test_connection.py and test_transport.py hold it.
 """
 
 from __future__ import annotations

@@ -275,7 +275,13 @@ class NatsBus:
     async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
         """See `transport.Bus.follow`."""
         reader = OrderedReader(self, self._js, stream, subject, handler)
-        await reader.start(from_start=from_start)
+        try:
+            await reader.start(from_start=from_start)
+        except BaseException as e:
+            await reader.stop()
+            if isinstance(e, nats.errors.Error | TimeoutError):
+                raise Disconnected(f"{stream} cannot be read: {e}") from e
+            raise
         self._readers.add(reader)
         return reader
 

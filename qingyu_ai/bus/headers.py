@@ -22,7 +22,8 @@ CALL = "Qai-Call"
 """Call id: 32 hexadecimal digits (see `subjects.call_id`)."""
 
 REQUEST = "Qai-Request"
-"""The caller's request id, or the one that the bridge made. Visible ASCII, at most 128 characters."""
+"""The caller's request id, or the one that the bridge made. Visible ASCII, at most 128 characters (a document of a
+batch: plus its index)."""
 
 USER = "Qai-User"
 """User id, percent-encoded UTF-8. Absent: an anonymous call."""

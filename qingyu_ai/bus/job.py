@@ -121,6 +121,8 @@ class JobRun:
         self._message = JobMessage(delivery.sequence, delivery.delivery, bytes.fromhex(envelope.digest), log_name)
         self.call = Call.of(envelope)
         self.speaker: Speaker | None = None
+        self.on_claim: Callable[[], None] = lambda: None
+        """Called once the call is this run's."""
         self._withdrawn = False
         self._task: asyncio.Task[Any] | None = None
         """While the handler runs: what to cancel."""
@@ -153,8 +155,9 @@ class JobRun:
         except Stale:
             log.info("claim_lost", call=self.call.id, method=self._served.route.method)
             return
-        except TransportError as e:
-            # Nothing is decided: the job comes again, here or elsewhere, and whoever gets it reads the record first.
+        except (TransportError, Fault) as e:
+            # The broker did not do its part: the job comes again, here or elsewhere, and whoever gets it reads the
+            # record first.
             log.warning("job_put_back", call=self.call.id, error=str(e))
             self._delivery.nak(1.0)
             return
@@ -175,6 +178,7 @@ class JobRun:
             self._delivery.ack()
             return None
         epoch, before = claimed
+        self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus, self._envelope.inbox, epoch, self._worker, self._served.shape, self._settings
         )
@@ -275,7 +279,9 @@ class JobRun:
             stored = await self._bus.next(
                 topology.LOG, self._envelope.inbox, sequence, timeout=self._settings.store_seconds
             )
-            if stored is None or stored.sequence >= fence:
+            if stored is None:
+                raise TransportError("the log's replica lags behind the fence")
+            if stored.sequence >= fence:
                 break
             at, verdict = fold(at, bus_pb2.Frame.FromString(stored.data))
             if verdict in (Verdict.HOLE, Verdict.LOST):
@@ -347,7 +353,7 @@ class JobRun:
             entry = await self._records.read(self.call.id)
             if entry is None or not entry.done:
                 raise Stale from None
-            await self._finish(entry)
+            await self._finish(entry, self.call.follow_up)
             return fault
         if not speaker.broken:
             await speaker.end(end)
@@ -357,6 +363,8 @@ class JobRun:
 
     async def _finish(self, entry: Entry, left: bytes = b"") -> None:
         """Whoever finds a decided call finishes what remains of it."""
+        if self.speaker is not None:
+            self.speaker.close()
         # An epoch above every claim's, so that no reader takes the end for one of a replaced worker.
         last = Speaker(self._bus, self._envelope.inbox, entry.revision, self._worker, None, self._settings)
         last.start_at(entry.record.end.count)

@@ -18,7 +18,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import topology
 from .errors import BusDown, Fault, Lost, TransportError
 from .fold import Position, Verdict, fold
-from .transport import Bus, Subscription
+from .transport import Bus, Stored, Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -34,12 +34,18 @@ class Reading:
         call: the call id.
         inbox: the subject (or filter) of the call's log.
         settings: times and sizes.
+        digest: of the request, to be compared with the record's.
+        request_id: for errors that name it.
     """
 
-    def __init__(self, bus: Bus, call: str, inbox: str, settings: BusSettings) -> None:
+    def __init__(
+        self, bus: Bus, call: str, inbox: str, settings: BusSettings, digest: bytes = b"", request_id: str = ""
+    ) -> None:
         self._bus = bus
         self.call = call
         self.inbox = inbox
+        self.digest = digest
+        self.request_id = request_id
         self._settings = settings
         self._at = Position()
         self._held: deque[Chunk] = deque()
@@ -58,8 +64,13 @@ class Reading:
         self._behind = 0
         """Stream sequence from which the log must be read again; 0: the reader is level with it."""
         self._mended = False
+        self._seeks_end = False
+        self.apart = False
+        """Read by a consumer of its own, not by the bridge's: another request began the call."""
         self.own_follower: Subscription | None = None
-        """A call that another bridge began is read by a consumer of its own."""
+        """That consumer, once it is there."""
+        self.patience = 0.0
+        """Until when a silent worker's call may be run again by another; 0: nobody has asked yet."""
 
     def __repr__(self) -> str:
         state = "ended" if self.end is not None else "behind" if self._behind else "live"
@@ -118,6 +129,7 @@ class Reading:
 
     def look_again(self) -> None:
         """The record says that the call has ended, but its end was not heard: read the log again."""
+        self._seeks_end = True
         if self.end is None and not self._behind:
             self._mend("the end is missing")
 
@@ -175,26 +187,33 @@ class Reading:
 
     async def _catch_up(self) -> None:
         """Read the log from where the reader left it, until it is level with what the consumer delivers."""
-        sequence = self._behind
         while self.end is None and self._fault is None:
+            sequence = self._behind
             try:
-                stored = await self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds)
+                stored = await self._next(sequence)
             except TransportError as e:
                 self.fail(BusDown(str(e)))
                 return
             if stored is None:
+                self._behind = 0
                 if sequence <= self._live_sequence:
                     self.fail(Lost("the log no longer holds it"))
-                    return
-                self._behind = 0
                 return
             self._behind = 0
             self._take(bus_pb2.Frame.FromString(stored.data), stored.sequence)
             if self._behind:
-                return  # the room is full again; go on from there after the caller has taken it
-            sequence = stored.sequence + 1
-            if stored.sequence >= self._live_sequence:
+                return  # the room is full, or there is a hole: again from there, after the caller has taken what is held
+            if stored.sequence >= self._live_sequence and not self._seeks_end:
                 return
-            self._behind = sequence  # frames that arrive while we wait must not be taken out of order
+            self._behind = stored.sequence + 1  # what arrives while we wait must not be taken out of order
             if self._held:
                 return
+
+    async def _next(self, sequence: int) -> Stored | None:
+        """The next frame in the log; a replica that lags behind what was delivered already is asked again."""
+        for delay in (0.0, 0.02, 0.1, 0.3):
+            await asyncio.sleep(delay)
+            stored = await self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds)
+            if stored is not None or sequence > self._live_sequence:
+                break
+        return stored

@@ -1,4 +1,4 @@
-"""The record of a call: its states and who may change them. Pure; `calls` holds no I/O, only what must be done.
+"""The record of a call: its states and who may change them. Pure: it decides, `records` and `job` do.
 
 Changed only by compare-and-set: absent → RUN → DONE, and RUN → RUN at a take-over. The epoch is the revision that the
 claim was given. See the table in docs/bus-protocol.md, "The record".

@@ -104,7 +104,7 @@ def plans(bus: BusSettings) -> list[Plan]:
             age_seconds=bus.record_age_seconds,
             bytes=bus.queue_bytes,
         ),
-        # The log drops what is oldest, which is what finished calls said; `call.admission` refuses new calls before the
+        # The log drops what is oldest, which is what finished calls said; `call.log_has_room` refuses new calls before the
         # head of an open one would go.
         Plan(
             LOG, f"{subjects.STREAM}.>", memory=True, evict=True, age_seconds=bus.log_age_seconds, bytes=bus.log_bytes
@@ -150,7 +150,7 @@ async def ensure(js: JetStreamContext, bus: BusSettings) -> None:
                 ack_policy=AckPolicy.EXPLICIT,
                 deliver_policy=DeliverPolicy.ALL,
                 ack_wait=bus.ack_wait_seconds,
-                max_deliver=-1,  # the workers count attempts: the broker's own limit leaves a poison message in the queue
+                max_deliver=-1,  # the broker's own limit would leave a poison message in the queue for ever
                 max_ack_pending=20_000,
             ),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -21,7 +21,7 @@ from qingyu_ai.routes import Job, Route, Rpc, StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
-from . import subjects, topology
+from . import record, subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
 from .headers import Envelope
@@ -63,7 +63,9 @@ class Worker:
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
         self._records = Records(bus, settings)
-        self._jobs: dict[str, JobRun] = {}
+        self._runs: set[JobRun] = set()
+        self._claimed: dict[str, JobRun] = {}
+        """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
         self._rpcs: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
@@ -148,10 +150,14 @@ class Worker:
                 self._interests.append(await self._bus.subscribe(interest, self._on_rpc, queue=self.kind))
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
-            self._log_name = await self._bus.generation(topology.LOG)
+            await self.look_at_log()
             self._puller = await self._bus.pull(topology.QUEUES[self.kind], self._free, self._on_job)
         await self._announcement.start()
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
+
+    async def look_at_log(self) -> None:
+        """Learn which log frames go to; to be done again after a reconnection, which may find a new one."""
+        self._log_name = await self._bus.generation(topology.LOG)
 
     async def drain(self, seconds: float) -> None:
         """Take no new call, let those that run finish, then give back what is left.
@@ -203,12 +209,12 @@ class Worker:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
-            for job in list(self._jobs.values()):
-                job.tick(now)
+            for run in list(self._runs):
+                run.tick(now)
             if now - held >= self._settings.in_progress_seconds:
                 held = now
-                for job in self._jobs.values():
-                    job.in_progress()
+                for run in self._runs:
+                    run.in_progress()
 
     # Jobs.
 
@@ -229,22 +235,35 @@ class Worker:
             if delivery.delivery < MAX_ATTEMPTS_UNREADABLE:
                 delivery.nak(1.0)
             else:
-                delivery.term()
+                self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
             return
         self._start(self._run_job(run), served.route.method)
 
+    async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
+        """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
+        call = (delivery.headers or {}).get(wire.CALL, "")
+        if subjects.CALL_ID.fullmatch(call):
+            end = bus_pb2.End(status=fault.status)
+            try:
+                digest = bytes.fromhex((delivery.headers or {}).get(wire.DIGEST, ""))
+                await self._records.write(call, record.decided(None, digest, end), 0)
+            except (TransportError, ValueError) as e:
+                log.warning("job_not_decided", call=call, error=str(e))
+        delivery.term()
+
     async def _run_job(self, run: JobRun) -> None:
-        # Two deliveries of one call may be here at once; the later one is the one that credit and cancel concern.
-        self._jobs[run.call.id] = run
+        self._runs.add(run)
+        run.on_claim = lambda: self._claimed.__setitem__(run.call.id, run)
         try:
             await run.run()
         finally:
-            if self._jobs.get(run.call.id) is run:
-                del self._jobs[run.call.id]
+            self._runs.discard(run)
+            if self._claimed.get(run.call.id) is run:
+                del self._claimed[run.call.id]
 
     def _on_credit(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         for grant in bus_pb2.Credit.FromString(data).grants:
-            run = self._jobs.get(grant.call)
+            run = self._claimed.get(grant.call)
             if run is not None and run.speaker is not None:
                 run.speaker.grant(grant.up_to)
 
@@ -253,11 +272,14 @@ class Worker:
         rpc = self._rpcs.get(call)
         if rpc is not None:
             rpc.cancel()
-        run = self._jobs.get(call)
+        run = self._claimed.get(call)
         if run is not None:
-            check = asyncio.get_running_loop().create_task(self._withdraw(run))
-            self._checks.add(check)
-            check.add_done_callback(self._checks.discard)
+            self._keep(self._withdraw(run))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
 
     async def _withdraw(self, run: JobRun) -> None:
         """Believe the record, not the message."""

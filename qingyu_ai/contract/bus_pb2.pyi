@@ -42,7 +42,7 @@ class Frame(_message.Message):
     base: _builtins.int
     """On the first data or end frame of an epoch: where this epoch goes on. A reader that stands elsewhere lost something."""
     worker: _builtins.str
-    """On the first frame of an epoch and on beats: the token under which this worker hears Credit."""
+    """On the first data or end frame of an epoch and on beats: the token under which this worker hears Credit."""
     @_builtins.property
     def data(self) -> Global___Data: ...
     @_builtins.property

@@ -654,3 +654,136 @@ async def test_job_that_outlasts_the_drain_goes_to_another_worker(system: System
     end = await reading.wait_end()
     system.caller.close(reading)
     assert ai.ChatResponse.FromString(end.answer).message.content == "接着做"
+
+
+# Two requests with one id, at two bridges and at one.
+
+
+async def second_bridge(system: System) -> System:
+    """Another bridge on the same broker."""
+    other = await open_system(system.connect, system.settings)
+    await eventually(lambda: other.presence.has("chat"))
+    return other
+
+
+async def test_second_message_of_a_call_takes_nothing_from_the_run_that_has_it(system: System) -> None:
+    """Beats, in-progress signs, credit and cancel still reach the first run, however long it takes."""
+    ran = 0
+
+    async def slow(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        nonlocal ran
+        ran += 1
+        await asyncio.sleep(FAST.ack_wait_seconds * 2.5)
+        return await echo(call, request)
+
+    await system.worker(chat=slow)
+    other = await second_bridge(system)
+    readings = await asyncio.gather(
+        system.submit("x", request_id="mine", seconds=30), other.submit("x", request_id="mine", seconds=30)
+    )
+    answers = [(await r.wait_end()).answer for r in readings]
+    system.caller.close(readings[0])
+    other.caller.close(readings[1])
+    assert [ai.ChatResponse.FromString(a).message.content for a in answers] == ["x", "x"]
+    assert ran == 1
+    await close_system(other)
+
+
+async def test_stream_asked_for_at_two_bridges_at_once_arrives_whole_at_both(system: System) -> None:
+    release = asyncio.Event()
+
+    async def halting(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        yield ai.ChatStreamChunk(delta="前")
+        await release.wait()
+        yield ai.ChatStreamChunk(delta="后")
+        yield ai.ChatStreamChunk(is_final=True)
+
+    await system.worker(stream=halting)
+    other = await second_bridge(system)
+    readings = await asyncio.gather(
+        system.submit("x", stream=True, request_id="mine", seconds=30),
+        other.submit("x", stream=True, request_id="mine", seconds=30),
+    )
+    texts = [asyncio.create_task(read(r)) for r in readings]
+    await eventually(lambda: all(r.heard_anything for r in readings))
+    release.set()
+    assert await asyncio.gather(*texts) == ["前后", "前后"]
+    system.caller.close(readings[0])
+    other.caller.close(readings[1])
+    await close_system(other)
+
+
+async def test_two_bodies_with_one_id_at_once_are_not_answered_alike(system: System) -> None:
+    await system.worker(chat=echo)
+    first = await system.submit("one", request_id="mine")
+    with pytest.raises(SameIdOtherBody):
+        await system.submit("two", request_id="mine")
+    await first.wait_end()
+    system.caller.close(first)
+
+
+async def test_cancelled_queued_call_answers_the_same_request_with_cancelled(system: System) -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        await release.wait()
+        return await echo(call, request)
+
+    worker = await system.worker(chat=wait, slots=1)
+    first = await system.submit("first", seconds=60)
+    await eventually(lambda: worker.running == 1)
+    queued = await system.submit("second", seconds=60, request_id="mine")
+    system.caller.close(queued, Cancelled())
+    await eventually(lambda: not system.caller._tasks)
+    again = await system.submit("second", seconds=60, request_id="mine")
+    end = await again.wait_end()
+    system.caller.close(again)
+    assert Fault.from_status(end.status).code is Code.CANCELLED
+    release.set()
+    await first.wait_end()
+    system.caller.close(first)
+
+
+@pytest.mark.parametrize("settings", [FAST.model_copy(update={"window_frames": 4})])
+async def test_smallest_windows_still_get_credit(connect: Connect, settings: BusSettings) -> None:
+    system = await open_system(connect, settings)
+    await system.worker(stream=spell)
+    reading = await system.submit(NOVEL[:40], stream=True)
+    began = time.monotonic()
+    text = ""
+    while taken := await reading.take():
+        text += "".join(ai.ChatStreamChunk.FromString(encoded).delta for encoded, _ in taken)
+        system.caller.credit(reading)
+    assert text == NOVEL[:40]
+    assert time.monotonic() - began < settings.lease_seconds * 3
+    system.caller.close(reading)
+    await close_system(system)
+
+
+async def test_job_that_no_worker_can_read_is_decided_in_the_end(system: System) -> None:
+    from qingyu_ai import routes
+    from qingyu_ai.bus import headers as wire
+    from qingyu_ai.bus import record
+    from qingyu_ai.bus.worker import MAX_ATTEMPTS_UNREADABLE
+
+    worker = await system.worker(chat=echo)
+    envelope = system.envelope(routes.CHAT, b"")
+    block = envelope._replace(inbox="ai.stream.chat.b." + envelope.call).encode(stored=True)
+    future = block.replace(b"Qai-Version: 1", b"Qai-Version: 9")
+    bus = system.buses[0]
+
+    class Last:
+        subject, data, sequence, delivery = routes.CHAT.subject, b"", 1, MAX_ATTEMPTS_UNREADABLE
+        headers = wire.decode(future)
+        ended = ""
+
+        def term(self) -> None:
+            self.ended = "term"
+
+    delivery = Last()
+    worker._on_job(delivery)  # type: ignore[arg-type]
+    await eventually(lambda: delivery.ended == "term")
+    entry = await Records(bus, system.settings).read(envelope.call)
+    assert entry is not None
+    assert record.attach(entry, bytes.fromhex(envelope.digest)) is record.Attach.ANSWER
+    assert Fault.from_status(entry.record.end.status).code is Code.FAILED_PRECONDITION

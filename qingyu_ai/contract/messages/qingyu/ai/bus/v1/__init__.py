@@ -172,7 +172,7 @@ class Frame(betterproto2.Message):
         betterproto2.field(4, betterproto2.TYPE_STRING)
     )
     """
-    On the first frame of an epoch and on beats: the token under which this worker hears Credit.
+    On the first data or end frame of an epoch and on beats: the token under which this worker hears Credit.
     """
 
     data: "Data | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True, group="said")
