@@ -1,0 +1,129 @@
+"""Every command in README is run here, as it stands there but for the ports and the name of the virtual environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qingyu_ai.cli.preflight import free_ports
+from tests.nats_process import NatsProcess
+from tests.waiting import eventually_sync
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.xdist_group("readme"),
+    pytest.mark.skipif(
+        not (Path(sys.prefix) / ".ready").exists(),
+        reason="this Python was not set up by make, so `make` would set it up anew",
+    ),
+]
+
+
+def commands() -> set[str]:
+    """What README tells to type: lines of sh blocks, and inline code that runs make."""
+    typed = {
+        line.split("#")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+        for line in block.splitlines()
+    }
+    return (typed | set(re.findall(r"`((?:\w+=\S+ )*make [a-z-]+)`", README))) - {""}
+
+
+TOUR = ".venv/bin/python examples/tour.py --target 127.0.0.1:50051"
+OTHER_PORT = "QINGYU_BRIDGE__PORT=50061 make up"
+OTHER_NATS = "NATS_URL=nats://host:4222 make up"
+
+
+def test_readme_has_the_commands_that_are_run_here_and_no_others() -> None:
+    """`make test` is what runs this; `make bench` is measured by a person, `make help` below."""
+    assert commands() == {"make demo", "make test", "make up", "make bench", "make help", TOUR, OTHER_PORT, OTHER_NATS}
+
+
+def typed(command: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*command.split(), f"VENV={sys.prefix}"],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_make_help_lists_every_target_that_readme_names() -> None:
+    said, _ = typed("make help").communicate(timeout=30)
+    for target in {c.split()[-1] for c in commands() if "make " in c}:
+        assert re.search(rf"make {target}\s+\w", said)
+
+
+def test_make_demo_works() -> None:
+    process = typed("make demo")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert "全部完成" in said
+    assert "chunks per second" in said
+
+
+@contextmanager
+def up(tmp_path: Path, **env: str) -> Iterator[tuple[str, list[str]]]:
+    """`make up` with ports of its own, until Ctrl-C. Gives the bridge's address and, in the end, what was printed."""
+    bridge, bridge_metrics, chat_metrics, nats, monitor = free_ports(5)
+    ports = {
+        "QINGYU_BRIDGE__PORT": str(bridge),
+        "QINGYU_BRIDGE__METRICS_PORT": str(bridge_metrics),
+        "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
+        "QINGYU_NATS__PORT": str(nats),
+        "QINGYU_NATS__MONITOR_PORT": str(monitor),
+        "QINGYU_DATA_DIR": str(tmp_path / "data"),
+    }
+    process = typed("make up", **{**ports, **env})
+    said: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line)
+        if "The bridge listens on" in line:
+            break
+    try:
+        assert process.poll() is None, "".join(said)
+        yield f"127.0.0.1:{bridge}", said
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        said += rest.splitlines()
+        eventually_sync(lambda: process.poll() is not None)
+
+
+def tour(target: str) -> str:
+    command = TOUR.replace(".venv/bin/python", sys.executable).replace("127.0.0.1:50051", target)
+    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_make_up_on_another_port_serves_the_tour_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    with up(tmp_path) as (target, said):
+        assert "全部完成" in tour(target)
+    assert any(line.startswith("stopped") for line in said)
+
+
+def test_make_up_uses_the_server_that_nats_url_names(tmp_path: Path) -> None:
+    nats = NatsProcess()
+    nats.start()
+    try:
+        with up(tmp_path, NATS_URL=nats.url) as (target, said):
+            assert "全部完成" in tour(target)
+            assert not any(line.startswith("nats ") and "starting" in line for line in said)
+    finally:
+        nats.close()
