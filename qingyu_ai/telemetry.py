@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from .settings import Log
 
-PLAIN = [("Content-Type", "text/plain; charset=utf-8")]
+PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 
 
 def configure_logging(settings: Log, process: str) -> None:
@@ -111,12 +111,12 @@ class Operations:
                 answer: Iterable[bytes] = self._metrics(environ, start)
                 return answer
             case "/healthz":
-                start("200 OK", PLAIN)
+                start("200 OK", [PLAIN])  # a list of its own: wsgiref adds to it
                 return [b"alive\n"]
             case "/readyz":
                 reason = self._unready()
-                start("503 Service Unavailable" if reason else "200 OK", PLAIN)
+                start("503 Service Unavailable" if reason else "200 OK", [PLAIN])
                 return [(reason or "ready").encode() + b"\n"]
             case _:
-                start("404 Not Found", PLAIN)
+                start("404 Not Found", [PLAIN])
                 return [b"there are /metrics, /healthz and /readyz\n"]

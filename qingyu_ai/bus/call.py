@@ -24,6 +24,7 @@ from .errors import (
     Disconnected,
     Expired,
     Fault,
+    Interrupted,
     Lost,
     NoResponders,
     NotFound,
@@ -44,6 +45,9 @@ from .records import Records
 from .transport import Bus, Headers, Subscription, Usage, parse_ack
 
 log = structlog.get_logger(__name__)
+
+GAUGE = 1.0
+"""Seconds between looks at how full the streams are."""
 
 TICK = 0.5
 """Seconds between looks at the open calls."""
@@ -95,9 +99,10 @@ class Caller:
         self._checking: set[Reading] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: Subscription | None = None
-        self._clock: asyncio.Task[None] | None = None
+        self._clocks: list[asyncio.Task[None]] = []
         self._log_has_room = True
         self._records_have_room = True
+        self._log_generation = ""
 
     def __repr__(self) -> str:
         return f"<Caller {self.token}: {len(self._began)} calls open, {len(self._tasks)} tasks>"
@@ -115,12 +120,13 @@ class Caller:
         """
         subject = subjects.logs_of_bridge(self.token)
         self._follower = await self._bus.follow(topology.LOG, subject, self._on_frame, from_start=False)
-        self._clock = asyncio.get_running_loop().create_task(self._keep_time())
+        loop = asyncio.get_running_loop()
+        self._clocks = [loop.create_task(self._keep_time()), loop.create_task(self._keep_gauge())]
 
     async def stop(self) -> None:
         """Listen no more. Calls that are still open must have been given up before."""
-        if self._clock is not None:
-            self._clock.cancel()
+        for clock in self._clocks:
+            clock.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
         if self._follower is not None:
@@ -217,6 +223,7 @@ class Caller:
             )
         inbox = subjects.log(route.worker, self.token, envelope.call)
         reading = self._register(Reading(self._bus, envelope.call, inbox, self._settings, digest, envelope.request_id))
+        reading.queue = topology.QUEUES[route.worker].stream
         headers = envelope._replace(inbox=inbox).encode(stored=True)
         try:
             self._store(reading, subject, body, headers, envelope.deadline)
@@ -299,7 +306,7 @@ class Caller:
 
     def _register(self, reading: Reading) -> Reading:
         self._open.setdefault(reading.call, set()).add(reading)
-        self._began[reading] = time.time()
+        self._began[reading] = reading.began
         return reading
 
     def _forget(self, reading: Reading) -> None:
@@ -376,7 +383,7 @@ class Caller:
     # Time.
 
     async def _keep_time(self) -> None:
-        beat = gauge = time.monotonic()
+        beat = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
@@ -387,9 +394,6 @@ class Caller:
                 beat = now
                 self._repeat_credit()
                 self._withdrawn = {c: at for c, at in self._withdrawn.items() if now - at < CANCEL_KEPT}
-            if now - gauge >= 1.0:
-                gauge = now
-                await self._gauge()
 
     def _all(self) -> Iterator[Reading]:
         yield from list(self._began)
@@ -402,11 +406,20 @@ class Caller:
         for worker, readings in lots.items():
             self._say_credit(worker, readings)
 
+    async def _keep_gauge(self) -> None:
+        """Look at the streams, apart from the clock: a broker that hangs must not hold up the leases."""
+        while True:
+            try:
+                await self._gauge()
+            except TransportError:
+                log.debug("gauge_unread")
+            except Exception:
+                log.exception("gauge_failed")
+            await asyncio.sleep(GAUGE)
+
     async def _gauge(self) -> None:
-        try:
-            log_usage, record_usage = await self._bus.used(topology.LOG), await self._bus.used(topology.CALLS)
-        except TransportError:
-            return
+        log_usage, record_usage = await self._bus.used(topology.LOG), await self._bus.used(topology.CALLS)
+        self._log_generation = log_usage.generation
         now = time.time()
         self._log_has_room = log_has_room(log_usage, min(self._began.values(), default=now), now)
         self._records_have_room = (
@@ -423,7 +436,7 @@ class Caller:
         try:
             entry = await self._records.read(reading.call)
         except TransportError as e:
-            reading.fail(BusDown(str(e)))
+            reading.fail(BusDown.of(e))
             return
         finally:
             self._checking.discard(reading)
@@ -431,7 +444,7 @@ class Caller:
             return
         now, lease = time.monotonic(), self._settings.lease_seconds
         if entry is None:
-            reading.heard = now  # queued: nobody has begun, and the deadline bounds the wait
+            await self._judge_queue(reading)
         elif entry.record.digest != reading.digest:
             reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
         elif entry.done:
@@ -443,12 +456,27 @@ class Caller:
                 await self._read_apart(reading)
             except Fault as e:
                 reading.fail(e)
+        elif entry.record.log and entry.record.log != self._log_generation != "":
+            reading.fail(Interrupted())  # its log is lost, and its worker silent: nobody will go on
         elif not reading.position.next and now < (reading.patience or now + 1):
             # Nothing was shown yet, so another worker may run it from the start once the job is delivered again.
             reading.patience = reading.patience or now + PATIENCE * lease
             reading.heard = now - lease / 2
         else:
             reading.fail(Silent(lease))
+
+    async def _judge_queue(self, reading: Reading) -> None:
+        """Nobody has begun: the job waits in its queue, if the queue is still the one it was put into."""
+        reading.heard = time.monotonic()
+        if not reading.queue:
+            return
+        try:
+            queue = await self._bus.used(reading.queue)
+        except TransportError as e:
+            reading.fail(BusDown.of(e))
+            return
+        if queue.created_unix > reading.began:
+            reading.fail(BusDown("it lost the job"))
 
     @staticmethod
     def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
@@ -466,4 +494,4 @@ def _fault_of(error: TransportError) -> Fault:
         case StoreRefused(code=code) if code in (10077, 10047, 10023):
             return Overloaded("The job queue is full", "任务队列已满", code)
         case _:
-            return BusDown(str(error))
+            return BusDown.of(error)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -46,6 +47,9 @@ log = structlog.get_logger(__name__)
 SEQUENCE = "Nats-Sequence"
 SUBJECT = "Nats-Subject"
 MAX_SUBJECT = 512
+SAME_ERROR_EVERY = 10.0
+"""Seconds between two log lines about the same error of the connection."""
+
 MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for the socket; a broker that takes nothing must not fill our memory."""
 API_TIMEOUT = 5.0
@@ -93,8 +97,15 @@ class NatsBus:
                 log.critical("bus_closed", servers=servers)
                 on_closed()
 
+        told: dict[str, float] = {}
+
         async def failed(error: Exception) -> None:
-            log.warning("bus_error", error=str(error) or type(error).__name__)
+            # While the broker is gone, each attempt to reach it fails alike: say so now and then.
+            text, now = str(error) or type(error).__name__, time.monotonic()
+            if now - told.get(text, -SAME_ERROR_EVERY) >= SAME_ERROR_EVERY:
+                told.clear()
+                told[text] = now
+                log.warning("bus_error", error=text)
 
         async def disconnected() -> None:
             if not bus._closing:
@@ -306,7 +317,8 @@ class NatsBus:
         state, first = info["state"], 0.0
         if state["messages"]:
             first = _unix(state["first_ts"])
-        return Usage(state["bytes"], info["config"]["max_bytes"], first)
+        created = info["created"]
+        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
 
     async def _info(self, stream: str) -> dict[str, Any]:
         try:

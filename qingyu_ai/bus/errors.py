@@ -173,6 +173,19 @@ class BusDown(Fault):
             retry_seconds=1.0,
         )
 
+    @classmethod
+    def of(cls, error: TransportError) -> BusDown:
+        """Say what the broker did not do, without its words: they name our streams and subjects."""
+        match error:
+            case Disconnected():
+                return cls("there is no connection to it")
+            case ReplyTimeout():
+                return cls("it does not answer in time")
+            case StoreRefused():
+                return cls("it does not store")
+            case _:
+                return cls("it did not do what was asked")
+
 
 class Overloaded(Fault):
     """A limit is reached; the same call may go through later."""

@@ -311,7 +311,7 @@ class JobRun:
         except Fault:
             raise
         except TransportError as e:
-            raise BusDown(str(e)) from None
+            raise BusDown.of(e) from None
         except Exception:
             raise self._internal() from None
         size = answer.ByteSize()

@@ -64,6 +64,7 @@ class Stream:
     plan: topology.Plan
     subjects: list[str]
     generation: str = field(default_factory=lambda: secrets.token_hex(4))
+    created: float = field(default_factory=time.time)
     messages: dict[int, StoredMessage] = field(default_factory=dict)
     last_sequence: int = 0
     used: int = 0

@@ -69,6 +69,9 @@ class Reading:
         """Read by a consumer of its own, not by the bridge's: another request began the call."""
         self.own_follower: Subscription | None = None
         """That consumer, once it is there."""
+        self.queue = ""
+        """The stream in which its job was stored; empty: another request stored it."""
+        self.began = time.time()
         self.patience = 0.0
         """Until when a silent worker's call may be run again by another; 0: nobody has asked yet."""
 
@@ -192,7 +195,7 @@ class Reading:
             try:
                 stored = await self._next(sequence)
             except TransportError as e:
-                self.fail(BusDown(str(e)))
+                self.fail(BusDown.of(e))
                 return
             if stored is None:
                 self._behind = 0

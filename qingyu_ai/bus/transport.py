@@ -195,6 +195,10 @@ class Usage:
     max_bytes: int
     oldest_unix: float
     """When its oldest message was stored; 0: it is empty."""
+    created_unix: float = 0.0
+    """When the stream was made."""
+    generation: str = ""
+    """See `Bus.generation`."""
 
 
 Hook = Callable[[], Awaitable[None]]

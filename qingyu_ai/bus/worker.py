@@ -348,7 +348,7 @@ class Worker:
         except Fault:
             raise
         except TransportError as e:
-            raise BusDown(str(e)) from None
+            raise BusDown.of(e) from None
         except Exception:
             raise internal("rpc_failed", call=envelope.call, method=served.route.method) from None
         encoded = answer.SerializeToString()
