@@ -3,5 +3,5 @@
 Pure: subjects, headers, deadline, errors, fold, record, chunks.
 The wire: transport (what the protocol needs of a broker); connection over NATS, with client, ordered and pull; memory, the
 in-memory twin, with memory_broker; topology (streams and buckets); records (the record bucket).
-The two sides: call and reading (asking), worker, job and speaker (answering), discovery between them.
+The two sides: call, reading, gauge and silence (asking), worker, job and speaker (answering), discovery between them.
 """

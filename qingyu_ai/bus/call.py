@@ -24,7 +24,6 @@ from .errors import (
     Disconnected,
     Expired,
     Fault,
-    Interrupted,
     Lost,
     NoResponders,
     NotFound,
@@ -33,55 +32,28 @@ from .errors import (
     PayloadTooLarge,
     ReplyTimeout,
     SameIdOtherBody,
-    Silent,
     StoreRefused,
     TooLarge,
     TransportError,
 )
+from .gauge import Gauge
 from .headers import Envelope
 from .reading import Reading
 from .record import Attach, Entry
 from .records import Records
-from .transport import Bus, Headers, Subscription, Usage, parse_ack
+from .silence import Silence
+from .transport import Bus, Headers, Subscription, parse_ack
 
 log = structlog.get_logger(__name__)
 
-GAUGE = 1.0
-"""Seconds between looks at how full the streams are."""
-
 TICK = 0.5
 """Seconds between looks at the open calls."""
-
-LOG_FULL = 0.9
-"""Share of the log's room above which its oldest messages are about to go."""
-
-RECORDS_FULL = 0.98
-"""Share of the record bucket above which no new call begins: a worker could not claim it."""
-
-PATIENCE = 2.0
-"""Leases beyond the first for which a reader that was shown nothing waits for another worker to run the job again."""
-
-LOG_MARGIN = 5.0
-"""Seconds by which the log's oldest message must be older than the oldest open call."""
 
 STORE_ATTEMPTS = 3
 """How often a job is put into its queue before the queue is taken for dead."""
 
 CANCEL_KEPT = 60.0
 """Seconds for which a cancelled call's worker is told again whenever it is still heard."""
-
-
-def log_has_room(usage: Usage, oldest_open: float, now: float) -> bool:
-    """Decide whether a new call may begin: a full log drops its oldest messages, which must not be an open call's.
-
-    Args:
-        usage: of the log.
-        oldest_open: when the oldest open call began, unix seconds; `now` if there is none.
-        now: unix seconds.
-    """
-    if usage.max_bytes <= 0 or usage.bytes < LOG_FULL * usage.max_bytes:
-        return True
-    return usage.oldest_unix < oldest_open - LOG_MARGIN
 
 
 class Caller:
@@ -96,13 +68,13 @@ class Caller:
         self._open: dict[str, set[Reading]] = {}
         self._began: dict[Reading, float] = {}
         self._withdrawn: dict[str, float] = {}
-        self._checking: set[Reading] = set()
+        self._judged: set[Reading] = set()
+        self._beaten = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: Subscription | None = None
-        self._clocks: list[asyncio.Task[None]] = []
-        self._log_has_room = True
-        self._records_have_room = True
-        self._log_generation = ""
+        self._clock: asyncio.Task[None] | None = None
+        self._gauge = Gauge(bus, lambda: min(self._began.values(), default=time.time()))
+        self._silence = Silence(bus, settings, self._records, self._gauge, self._read_apart)
 
     def __repr__(self) -> str:
         return f"<Caller {self.token}: {len(self._began)} calls open, {len(self._tasks)} tasks>"
@@ -120,13 +92,14 @@ class Caller:
         """
         subject = subjects.logs_of_bridge(self.token)
         self._follower = await self._bus.follow(topology.LOG, subject, self._on_frame, from_start=False)
-        loop = asyncio.get_running_loop()
-        self._clocks = [loop.create_task(self._keep_time()), loop.create_task(self._keep_gauge())]
+        self._clock = asyncio.get_running_loop().create_task(self._keep_time())
+        self._gauge.start()
 
     async def stop(self) -> None:
         """Listen no more. Calls that are still open must have been given up before."""
-        for clock in self._clocks:
-            clock.cancel()
+        self._gauge.stop()
+        if self._clock is not None:
+            self._clock.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)
         if self._follower is not None:
@@ -215,9 +188,9 @@ class Caller:
                 )
         if not self.presence.has(route.worker):
             raise NoWorker(route.worker)
-        if not self._log_has_room:
+        if not self._gauge.log_has_room:
             raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
-        if not self._records_have_room:
+        if not self._gauge.records_have_room:
             raise Overloaded(
                 "The store of call records is full", "请求记录已满", self._settings.record_bytes, retry_seconds=60
             )
@@ -349,10 +322,11 @@ class Caller:
             self._tell_cancelled(call)
             return
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Frames.
 
@@ -383,17 +357,27 @@ class Caller:
     # Time.
 
     async def _keep_time(self) -> None:
-        beat = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            now = time.monotonic()
-            for reading in self._all():
-                if reading.end is None and now - reading.heard > self._settings.lease_seconds:
-                    self._ask_record(reading)
-            if now - beat >= self._settings.beat_seconds:
-                beat = now
-                self._repeat_credit()
-                self._withdrawn = {c: at for c, at in self._withdrawn.items() if now - at < CANCEL_KEPT}
+            try:
+                self._tick(time.monotonic())
+            except Exception:
+                log.exception("tick_failed")
+
+    def _tick(self, now: float) -> None:
+        for reading in self._all():
+            if reading.end is None and now - reading.heard > self._settings.lease_seconds:
+                self._judge(reading)
+        if now - self._beaten >= self._settings.beat_seconds:
+            self._beaten = now
+            self._repeat_credit()
+            self._withdrawn = {c: at for c, at in self._withdrawn.items() if now - at < CANCEL_KEPT}
+
+    def _judge(self, reading: Reading) -> None:
+        if reading not in self._judged:
+            self._judged.add(reading)
+            task = self._spawn(self._silence.judge(reading))
+            task.add_done_callback(lambda _: self._judged.discard(reading))
 
     def _all(self) -> Iterator[Reading]:
         yield from list(self._began)
@@ -406,85 +390,6 @@ class Caller:
         for worker, readings in lots.items():
             self._say_credit(worker, readings)
 
-    async def _keep_gauge(self) -> None:
-        """Look at the streams, apart from the clock: a broker that hangs must not hold up the leases."""
-        while True:
-            try:
-                await self._gauge()
-            except TransportError:
-                log.debug("gauge_unread")
-            except Exception:
-                log.exception("gauge_failed")
-            await asyncio.sleep(GAUGE)
-
-    async def _gauge(self) -> None:
-        log_usage, record_usage = await self._bus.used(topology.LOG), await self._bus.used(topology.CALLS)
-        self._log_generation = log_usage.generation
-        now = time.time()
-        self._log_has_room = log_has_room(log_usage, min(self._began.values(), default=now), now)
-        self._records_have_room = (
-            record_usage.bytes < RECORDS_FULL * record_usage.max_bytes or record_usage.max_bytes <= 0
-        )
-
-    def _ask_record(self, reading: Reading) -> None:
-        if reading not in self._checking:
-            self._checking.add(reading)
-            self._spawn(self._judge_silence(reading))
-
-    async def _judge_silence(self, reading: Reading) -> None:
-        """Nothing was heard for a lease: ask the record what to think of it."""
-        try:
-            entry = await self._records.read(reading.call)
-        except TransportError as e:
-            reading.fail(BusDown.of(e))
-            return
-        finally:
-            self._checking.discard(reading)
-        if reading.end is not None:
-            return
-        now, lease = time.monotonic(), self._settings.lease_seconds
-        if entry is None:
-            await self._judge_queue(reading)
-        elif entry.record.digest != reading.digest:
-            reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
-        elif entry.done:
-            self._end_from_record(reading, entry.record.end)
-        elif not reading.apart and not reading.heard_anything:
-            # Perhaps its worker speaks into the log of another request with the same id.
-            reading.heard = now
-            try:
-                await self._read_apart(reading)
-            except Fault as e:
-                reading.fail(e)
-        elif entry.record.log and entry.record.log != self._log_generation != "":
-            reading.fail(Interrupted())  # its log is lost, and its worker silent: nobody will go on
-        elif not reading.position.next and now < (reading.patience or now + 1):
-            # Nothing was shown yet, so another worker may run it from the start once the job is delivered again.
-            reading.patience = reading.patience or now + PATIENCE * lease
-            reading.heard = now - lease / 2
-        else:
-            reading.fail(Silent(lease))
-
-    async def _judge_queue(self, reading: Reading) -> None:
-        """Nobody has begun: the job waits in its queue, if the queue is still the one it was put into."""
-        reading.heard = time.monotonic()
-        if not reading.queue:
-            return
-        try:
-            queue = await self._bus.used(reading.queue)
-        except TransportError as e:
-            reading.fail(BusDown.of(e))
-            return
-        if queue.created_unix > reading.began:
-            reading.fail(BusDown("it lost the job"))
-
-    @staticmethod
-    def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
-        if end.HasField("answer") or end.status or end.count == reading.position.next:
-            reading.finish(end)
-        else:
-            reading.look_again()
-
 
 def _fault_of(error: TransportError) -> Fault:
     """Translate at the border: what the broker did not do, as the caller may see it."""
@@ -492,6 +397,6 @@ def _fault_of(error: TransportError) -> Fault:
         case PayloadTooLarge():
             return TooLarge("The request", "请求", error.size, error.limit)
         case StoreRefused(code=code) if code in (10077, 10047, 10023):
-            return Overloaded("The job queue is full", "任务队列已满", code)
+            return Overloaded("The job queue is full", "任务队列已满")
         case _:
             return BusDown.of(error)

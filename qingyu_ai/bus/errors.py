@@ -190,14 +190,14 @@ class BusDown(Fault):
 class Overloaded(Fault):
     """A limit is reached; the same call may go through later."""
 
-    def __init__(self, what: str, chinese: str, limit: int, *, retry_seconds: float = 1.0) -> None:
+    def __init__(self, what: str, chinese: str, limit: int = 0, *, retry_seconds: float = 1.0) -> None:
         super().__init__(
             Code.RESOURCE_EXHAUSTED,
             "OVERLOADED",
-            f"{what} (limit {limit}); try again in a moment",
-            f"{chinese}（上限 {limit}），请稍后重试",
+            f"{what}{f' (limit {limit})' if limit else ''}; try again in a moment",
+            f"{chinese}{f'（上限 {limit}）' if limit else ''}，请稍后重试",
             retry_seconds=retry_seconds,
-            facts={"limit": str(limit)},
+            facts={"limit": str(limit)} if limit else None,
         )
 
 

@@ -104,7 +104,7 @@ def plans(bus: BusSettings) -> list[Plan]:
             age_seconds=bus.record_age_seconds,
             bytes=bus.queue_bytes,
         ),
-        # The log drops what is oldest, which is what finished calls said; `call.log_has_room` refuses new calls before the
+        # The log drops what is oldest, which is what finished calls said; `gauge.log_has_room` refuses new calls before the
         # head of an open one would go.
         Plan(
             LOG, f"{subjects.STREAM}.>", memory=True, evict=True, age_seconds=bus.log_age_seconds, bytes=bus.log_bytes

@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qingyu_ai.bus import subjects
-from qingyu_ai.bus.call import log_has_room
 from qingyu_ai.bus.errors import Lost
+from qingyu_ai.bus.gauge import log_has_room
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.reading import Reading

@@ -1,0 +1,92 @@
+"""What a reader thinks of a worker that it has not heard for a lease: the record knows (docs/bus-protocol.md, "Silence")."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.settings import Bus as BusSettings
+
+from .errors import BusDown, Fault, Interrupted, SameIdOtherBody, Silent, TransportError
+from .gauge import Gauge
+from .reading import Reading
+from .records import Records
+from .transport import Bus
+
+PATIENCE = 2.0
+"""Leases beyond the first for which a reader that was shown nothing waits for another worker to run the job again."""
+
+
+class Silence:
+    """The judge of silent calls.
+
+    Args:
+        read_apart: has a reader follow the call's own log, from the start.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        settings: BusSettings,
+        records: Records,
+        gauge: Gauge,
+        read_apart: Callable[[Reading], Awaitable[None]],
+    ) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._records = records
+        self._gauge = gauge
+        self._read_apart = read_apart
+
+    async def judge(self, reading: Reading) -> None:
+        """Nothing was heard for a lease: ask the record what to think of it."""
+        try:
+            entry = await self._records.read(reading.call)
+        except TransportError as e:
+            reading.fail(BusDown.of(e))
+            return
+        if reading.end is not None:
+            return
+        now, lease = time.monotonic(), self._settings.lease_seconds
+        if entry is None:
+            await self._judge_queue(reading)
+        elif entry.record.digest != reading.digest:
+            reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
+        elif entry.done:
+            self._end_from_record(reading, entry.record.end)
+        elif not reading.apart and not reading.heard_anything:
+            # Perhaps its worker speaks into the log of another request with the same id.
+            reading.heard = now
+            try:
+                await self._read_apart(reading)
+            except Fault as e:
+                reading.fail(e)
+        elif entry.record.log and entry.record.log != self._gauge.log_generation != "":
+            reading.fail(Interrupted())  # its log is lost, and its worker silent: nobody will go on
+        elif not reading.position.next and now < (reading.patience or now + 1):
+            # Nothing was shown yet, so another worker may run it from the start once the job is delivered again.
+            reading.patience = reading.patience or now + PATIENCE * lease
+            reading.heard = now - lease / 2
+        else:
+            reading.fail(Silent(lease))
+
+    async def _judge_queue(self, reading: Reading) -> None:
+        """Nobody has begun: the job waits in its queue, if the queue is still the one it was put into."""
+        reading.heard = time.monotonic()
+        if not reading.queue:
+            return
+        try:
+            queue = await self._bus.used(reading.queue)
+        except TransportError as e:
+            reading.fail(BusDown.of(e))
+            return
+        if queue.created_unix > reading.began:
+            reading.fail(BusDown("it lost the job"))
+
+    @staticmethod
+    def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
+        if end.HasField("answer") or end.status or end.count == reading.position.next:
+            reading.finish(end)
+        else:
+            reading.look_again()
