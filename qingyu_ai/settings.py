@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from yaml import YAMLError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -179,11 +180,16 @@ def load(**overrides: object) -> Settings:
     named = os.environ.get("QINGYU_CONFIG")
     if named and not Path(named).is_file():
         raise SettingsError(f"QINGYU_CONFIG names {named}, which is not a file")
+    if strangers := _unknown_names():
+        raise SettingsError("no such settings:\n" + "\n".join(strangers))
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as e:
         lines = [f"  {env_name(err['loc'])}: {err['msg']}" for err in e.errors(include_url=False)]
         raise SettingsError("settings that do not hold:\n" + "\n".join(lines)) from None
+    except (YAMLError, TypeError, ValueError) as e:
+        file = named or "qingyu.yaml"
+        raise SettingsError(f"{file} is no YAML mapping of settings: {' '.join(str(e).split())}") from None
     url = os.environ.get("NATS_URL", "")
     if url and not settings.nats.url:
         settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
@@ -194,6 +200,19 @@ def load(**overrides: object) -> Settings:
             f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
+
+
+def _unknown_names() -> list[str]:
+    """Names in the environment that begin like settings and are none: pydantic looks only for those it knows."""
+    known = set(Settings.model_fields) | {"config"}
+    lines = []
+    for name in sorted(n for n in os.environ if n.upper().startswith("QINGYU_")):
+        first, *rest = name[len("QINGYU_") :].lower().split("__")
+        if first not in known:
+            section, _, key = first.partition("_")
+            hint = f"; did you mean {env_name((section, key, *rest))}?" if section in known and key else ""
+            lines.append(f"  {name}{hint}")
+    return lines
 
 
 def env_name(path: tuple[int | str, ...]) -> str:

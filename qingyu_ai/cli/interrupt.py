@@ -11,6 +11,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """SIGHUP is what a closed terminal sends; the system would otherwise die without having drained."""
 
 
+SAME_SECONDS = 0.4
+"""A SIGTERM to a process group comes twice, once more through make, and means one. Ctrl-C is not passed on."""
+
+
 class Interrupt:
     """What signals have asked for so far."""
 
@@ -22,6 +26,7 @@ class Interrupt:
         """
         self.asked = asyncio.Event()
         self._on_second = on_second
+        self._first = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -31,14 +36,17 @@ class Interrupt:
         unattended = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         taken = [number for number in SIGNALS if not (unattended and number is signal.SIGHUP)]
         for number in taken:
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         try:
             yield
         finally:
             for number in taken:
                 loop.remove_signal_handler(number)
 
-    def _signalled(self) -> None:
-        if self.asked.is_set():
+    def _signalled(self, number: signal.Signals) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self.asked.is_set():
+            self._first = now
+        elif number is signal.SIGINT or now - self._first > SAME_SECONDS:
             self._on_second()
         self.asked.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -16,6 +18,12 @@ from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
 REMIND_EVERY_SECONDS = 10.0
+
+
+def _python() -> str:
+    """The interpreter that has what the tour needs, as one types it from here."""
+    near = os.path.relpath(sys.executable)
+    return sys.executable if near.startswith("..") else near
 
 
 async def run(settings: Settings, *, verbose: bool = False) -> int:
@@ -89,7 +97,7 @@ def welcome(settings: Settings) -> list[str]:
     lines = [
         f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, no TLS)",
         "",
-        f"Try it    python examples/tour.py --target {target}",
+        f"Try it    {_python()} examples/tour.py --target {target}",
         f"          grpcurl -plaintext {target} qingyu.ai.agent.AIAgentService/HealthCheck",
     ]
     if bridge.metrics_port:

@@ -70,7 +70,9 @@ class ChatService:
         history: list[Message] = []
         turn = Turn(user=call.user, session=request.session_id, replace=len(asked) > 1, messages=[])
         if turn.session:
-            history = await self._sessions.take_turn(call.user, turn.session, call.id)
+            history = await self._sessions.take_turn(
+                call.user, turn.session, call.id, max((len(m.content.encode()) for m in asked), default=0)
+            )
             # Whatever happens now, the session's next call must be let go.
             call.follow_up = turn.model_dump_json().encode()
         said: list[str] = []

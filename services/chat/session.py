@@ -16,7 +16,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
-from qingyu_ai.bus.errors import Conflict, Overloaded
+from qingyu_ai.bus.errors import Conflict, Overloaded, TooLarge
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
@@ -96,14 +96,19 @@ def leave(session: Session, call: str, turn: Turn | None, max_messages: int, max
 
 
 def trim(messages: Sequence[Message], max_messages: int, max_bytes: int) -> list[Message]:
-    """Forget the oldest, down to the limits; then what is left of a turn whose question is gone. The newest stays."""
-    kept = list(messages[-max_messages:])
-    size = sum(len(m.content.encode()) for m in kept)
-    while len(kept) > 1 and size > max_bytes:
-        size -= len(kept.pop(0).content.encode())
-    while len(kept) > 1 and len(kept) < len(messages) and kept[0].role == "assistant":
-        kept.pop(0)
-    return kept
+    """Forget the oldest, down to the limits; then what is left of a turn whose question is gone.
+
+    The newest turn, from its question on, stays whole whatever its size.
+    """
+    last_turn = max((i for i, m in enumerate(messages) if m.role == "user"), default=max(0, len(messages) - 1))
+    first = min(max(0, len(messages) - max_messages), last_turn)
+    size = sum(len(m.content.encode()) for m in messages[first:])
+    while first < last_turn and size > max_bytes:
+        size -= len(messages[first].content.encode())
+        first += 1
+    while 0 < first < last_turn and messages[first].role == "assistant":
+        first += 1
+    return list(messages[first:])
 
 
 class Sessions:
@@ -115,14 +120,22 @@ class Sessions:
         self._records = Records(bus, bus_settings)
         self._settings = settings
 
-    async def take_turn(self, user: str, session: str, call: str) -> list[Message]:
+    async def take_turn(self, user: str, session: str, call: str, asked_bytes: int = 0) -> list[Message]:
         """Wait for this call's turn and read the history as it then stands.
 
+        Args:
+            asked_bytes: of the longest message that the call brings.
+
         Raises:
+            TooLarge: it is longer than a session may be.
             Overloaded: too many calls of this session wait.
             TransportError: the bucket does not answer.
         """
         key = key_of(user, session)
+        if asked_bytes > self._settings.session_max_bytes:
+            # It would push out all that was said before, without a word.
+            limit = self._settings.session_max_bytes
+            raise TooLarge("A message of a session", "会话中的一条消息", asked_bytes, limit)
         current = await self._change(key, lambda s: enter(s, call))
         wait = WAIT_FIRST
         while current.waiting and current.waiting[0] != call:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qingyu_ai.bus import record, topology
-from qingyu_ai.bus.errors import Overloaded
+from qingyu_ai.bus.errors import Overloaded, TooLarge
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.contract.bus_pb2 import End
@@ -65,12 +65,29 @@ def test_trimming_forgets_from_the_front_and_keeps_the_limits(story: list[tuple[
     messages = [Message(role=role, content=text) for role, text in story]  # type: ignore[arg-type]
     kept = trim(messages, 10, 200)
     assert kept == messages[len(messages) - len(kept) :]
-    assert len(kept) <= 10
-    assert sum(len(m.content.encode()) for m in kept) <= 200 or len(kept) == 1
-    if messages:
-        assert kept[-1] == messages[-1]
-        if 1 < len(kept) < len(messages):
-            assert kept[0].role == "user"
+    questions = [i for i, m in enumerate(messages) if m.role == "user"]
+    newest_turn = messages[questions[-1] :] if questions else messages[-1:]
+    assert kept[len(kept) - len(newest_turn) :] == newest_turn
+    if len(kept) > len(newest_turn):
+        assert len(kept) <= 10
+        assert sum(len(m.content.encode()) for m in kept) <= 200
+    if questions and len(kept) < len(messages):
+        assert kept[0].role == "user"
+
+
+def test_long_newest_turn_stays_whole() -> None:
+    messages = [*turn("一", "二").messages, *turn("灯" * 1000, "答").messages]
+    assert texts(trim(messages, 200, 100)) == ["灯" * 1000, "答"]
+
+
+async def test_message_longer_than_a_session_is_refused_and_nothing_is_forgotten(
+    connect: Connect, settings: BusSettings
+) -> None:
+    memory = sessions(await connect(), settings)
+    await memory.store(A, turn("问", "答"))
+    with pytest.raises(TooLarge):
+        await memory.take_turn("u", "s", B, asked_bytes=300_000)
+    assert texts(await memory.take_turn("u", "s", C)) == ["问", "答"]
 
 
 def test_sessions_of_two_users_never_share_a_key() -> None:
