@@ -10,7 +10,7 @@ from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.process import open_operations, run
-from qingyu_ai.settings import Settings
+from qingyu_ai.settings import Settings, without_password
 
 from . import server
 from .handlers import Edge
@@ -41,7 +41,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         "bridge_started",
         address=f"{settings.bridge.host}:{port}",
         operations=operations.port,
-        nats=settings.nats.servers,
+        nats=[without_password(server) for server in settings.nats.servers],
     )
 
     await stop.wait()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -108,7 +109,7 @@ class Worker(_Section):
     """What every kind of worker has."""
 
     slots: Annotated[int, Field(ge=1)] = 256
-    """Calls that run at once in one process."""
+    """Jobs that run at once in one process, and as many rpc calls beside them."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 0
     """0: no metrics endpoint."""
@@ -200,6 +201,12 @@ def load(**overrides: object) -> Settings:
             f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
+
+
+def without_password(url: str) -> str:
+    """A NATS address that may be shown and logged."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _unknown_names() -> list[str]:

@@ -20,6 +20,8 @@ import structlog
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 
+from qingyu_ai.settings import without_password
+
 from . import topology
 from .client import DirectClient
 from .errors import Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
@@ -92,9 +94,11 @@ class NatsBus:
         """
         bus = cls(name)
 
+        shown = [without_password(server) for server in servers]
+
         async def closed() -> None:
             if not bus._closing:
-                log.critical("bus_closed", servers=servers)
+                log.critical("bus_closed", servers=shown)
                 on_closed()
 
         told: dict[str, float] = {}
@@ -109,7 +113,7 @@ class NatsBus:
 
         async def disconnected() -> None:
             if not bus._closing:
-                log.warning("bus_disconnected", servers=servers)
+                log.warning("bus_disconnected", servers=shown)
 
         try:
             await bus._nc.connect(
@@ -128,7 +132,7 @@ class NatsBus:
                 pending_size=0,  # keep nothing for later while there is no connection
             )
         except (OSError, nats.errors.Error, TimeoutError) as e:
-            raise Disconnected(f"no NATS server at {', '.join(servers)}: {e}") from e
+            raise Disconnected(f"no NATS server at {', '.join(shown)}: {e}") from e
         bus._nc.options["max_reconnect_attempts"] = -1
         bus.max_payload = bus._nc.max_payload
         await bus.subscribe(f"{bus.inbox}.*", bus._on_inbox)

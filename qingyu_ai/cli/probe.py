@@ -11,11 +11,12 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+
+from qingyu_ai.settings import without_password
 
 Probe = Callable[[], Awaitable[str]]
 
@@ -95,12 +96,6 @@ def reachable(host: str) -> str:
 def bracketed(host: str) -> str:
     """A host as it stands in front of `:port`."""
     return f"[{host}]" if ":" in host else host
-
-
-def without_password(url: str) -> str:
-    """A NATS address that may be shown."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _get(url: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from qingyu_ai.settings import Settings, load
+from qingyu_ai.settings import Settings, load, without_password
 
 from . import probe
 from .console import Screen
@@ -46,7 +46,7 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
         try:
             external = settings.nats.url
             if external:
-                where = ", ".join(probe.without_password(s) for s in settings.nats.servers)
+                where = ", ".join(without_password(s) for s in settings.nats.servers)
                 screen.say(f"uses the NATS server at {where} (NATS_URL, QINGYU_NATS__URL); starts none of its own")
             supervisor = Supervisor(
                 wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
@@ -103,7 +103,7 @@ def welcome(settings: Settings) -> list[str]:
     if bridge.metrics_port:
         metrics = f"{probe.bracketed(probe.reachable(bridge.metrics_host))}:{bridge.metrics_port}"
         lines.append(f"Metrics   http://{metrics}/metrics")
-    shown = ", ".join(probe.without_password(s) for s in broker_url(settings).split(","))
+    shown = ", ".join(without_password(s) for s in broker_url(settings).split(","))
     lines += [
         f"NATS      {shown}",
         f"Data      {settings.data_dir.absolute()}",

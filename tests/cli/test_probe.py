@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from qingyu_ai.cli.preflight import free_ports, hold
-from qingyu_ai.cli.probe import accepts, alive, bracketed, http_ready, jetstream, reachable, without_password
+from qingyu_ai.cli.probe import accepts, alive, bracketed, http_ready, jetstream, reachable
+from qingyu_ai.settings import without_password
 
 
 class Operations(BaseHTTPRequestHandler):
