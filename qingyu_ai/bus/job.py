@@ -32,6 +32,7 @@ from .errors import (
     Internal,
     Interrupted,
     Invalid,
+    PayloadTooLarge,
     TooLarge,
     TransportError,
 )
@@ -348,7 +349,14 @@ class JobRun:
             end.answer = answer.SerializeToString()
         value = record.decided(before, self._message.digest, end, self.call.follow_up)
         try:
-            await self._records.write(self.call.id, value, epoch)
+            try:
+                await self._records.write(self.call.id, value, epoch)
+            except PayloadTooLarge as e:
+                # Running it again would make the same answer, and the same bill. What was shown stays shown.
+                fault = TooLarge("The answer with its turn of the session", "回答及其会话记录", e.size, e.limit)
+                end = bus_pb2.End(status=fault.status, count=speaker.next, trailers=self.call.trailers)
+                value = record.decided(before, self._message.digest, end)
+                await self._records.write(self.call.id, value, epoch)
         except Conflict:
             entry = await self._records.read(self.call.id)
             if entry is None or not entry.done:

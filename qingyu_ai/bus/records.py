@@ -9,7 +9,7 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import topology
-from .errors import Conflict, TransportError
+from .errors import Conflict, PayloadTooLarge, TransportError
 from .record import Entry
 from .transport import Bus
 
@@ -38,6 +38,7 @@ class Records:
 
         Raises:
             Conflict: it is not.
+            PayloadTooLarge: the record is larger than the broker carries.
             TransportError: the bucket did not take it within a lease.
         """
         key, data = topology.call_key(call), value.SerializeToString()
@@ -52,6 +53,8 @@ class Records:
                     if stored is not None and stored.data == data:
                         return stored.sequence  # it was stored; only the acknowledgement was lost
                 raise
+            except PayloadTooLarge:
+                raise  # it will be as large the next time
             except TransportError:
                 doubt = True
                 if time.monotonic() > give_up:

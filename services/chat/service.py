@@ -89,7 +89,7 @@ class ChatService:
         finally:
             if turn.session and said:
                 answer = Message(role="assistant", content="".join(said), cut=not finished)
-                turn.messages = [*asked, answer]
+                turn.messages = self._sessions.keepable([*asked, answer])
                 call.follow_up = turn.model_dump_json().encode()
 
     def _prompt(self, request: ai.ChatRequest, messages: list[Message]) -> Prompt:

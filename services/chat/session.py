@@ -88,7 +88,7 @@ def enter(session: Session, call: str) -> Session:
 def leave(session: Session, call: str, turn: Turn | None, max_messages: int, max_bytes: int) -> Session:
     """Take the ticket out and, if there is a turn that is not stored yet, store it."""
     waiting = [w for w in session.waiting if w != call]
-    if turn is None or call in session.applied:
+    if turn is None or not turn.messages or call in session.applied:
         return session.model_copy(update={"waiting": waiting})
     messages = trim(turn.messages if turn.replace else [*session.messages, *turn.messages], max_messages, max_bytes)
     applied = [*session.applied, call][-APPLIED_KEPT:]
@@ -136,7 +136,11 @@ class Sessions:
             # It would push out all that was said before, without a word.
             limit = self._settings.session_max_bytes
             raise TooLarge("A message of a session", "会话中的一条消息", asked_bytes, limit)
-        current = await self._change(key, lambda s: enter(s, call))
+        try:
+            current = await self._change(key, lambda s: enter(s, call))
+        except Overloaded:
+            await self._forget_decided(key)  # callers who left while they waited hold tickets still
+            current = await self._change(key, lambda s: enter(s, call))
         wait = WAIT_FIRST
         while current.waiting and current.waiting[0] != call:
             first = current.waiting[0]
@@ -151,6 +155,10 @@ class Sessions:
                 current = await self._change(key, lambda s: enter(s, call))
         return current.messages
 
+    def keepable(self, messages: Sequence[Message]) -> list[Message]:
+        """What a session would keep of these messages: a call's record need not carry more."""
+        return trim(messages, self._settings.session_messages, self._settings.session_max_bytes)
+
     async def store(self, call: str, turn: Turn) -> None:
         """Store a turn, once, and let the next call go."""
         s = self._settings
@@ -159,12 +167,11 @@ class Sessions:
             lambda session: leave(session, call, turn, s.session_messages, s.session_max_bytes),
         )
 
-    async def give_up(self, user: str, session: str, call: str) -> None:
-        """Leave without a turn."""
-        s = self._settings
-        await self._change(
-            key_of(user, session), lambda current: leave(current, call, None, s.session_messages, s.session_max_bytes)
-        )
+    async def _forget_decided(self, key: str) -> None:
+        current, _ = await self._read(key)
+        for ticket in current.waiting:
+            if await self._decided(ticket):
+                await self._after(key, ticket)
 
     async def _decided(self, call: str) -> bool:
         if not subjects.CALL_ID.fullmatch(call):

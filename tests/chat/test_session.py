@@ -187,3 +187,33 @@ async def test_session_is_one_entry_whatever_happens(connect: Connect, settings:
     found = Session.model_validate_json(stored.data)
     assert texts(found) == ["a", "a", "b", "b", "c", "c"]
     await eventually(lambda: found.applied == [A, B, C])
+
+
+def test_call_that_failed_before_it_said_anything_does_not_erase_the_history_it_would_have_replaced() -> None:
+    before = leave(Session(), A, turn("一", "二"), 200, 10_000)
+    nothing = Turn(user="u", session="s", replace=True, messages=[])
+    assert texts(leave(enter(before, B), B, nothing, 200, 10_000)) == ["一", "二"]
+
+
+async def test_tickets_of_callers_who_left_do_not_fill_a_session(connect: Connect, settings: BusSettings) -> None:
+    bus = await connect()
+    memory = sessions(bus, settings)
+    await run(bus, settings, A)
+    await memory.take_turn("u", "s", A)
+    for i in range(MAX_WAITING - 1):
+        gone = f"{i:032x}"
+        await run(bus, settings, gone)
+        waiting = asyncio.create_task(memory.take_turn("u", "s", gone))
+        await eventually(lambda gone=gone: _waits(bus, gone))  # type: ignore[misc]
+        waiting.cancel()
+        await decide(bus, settings, gone)
+    await run(bus, settings, B)
+    patient = asyncio.create_task(memory.take_turn("u", "s", B))
+    await eventually(lambda: _waits(bus, B))
+    await memory.store(A, turn("问", "答"))
+    assert texts(await patient) == ["问", "答"]
+
+
+async def _waits(bus: Bus, call: str) -> bool:
+    stored = await bus.last(topology.SESSIONS, key_of("u", "s"), timeout=2)
+    return stored is not None and call in Session.model_validate_json(stored.data).waiting
