@@ -49,7 +49,7 @@ class Worker:
         bus: the broker.
         kind: `chat`, `agent`, `rag` or `tool`.
         settings: times and sizes of the protocol.
-        slots: calls that run at once.
+        slots: jobs that run at once, and as many rpc calls beside them.
         metadata: what the worker says of itself when asked who is there.
     """
 
@@ -67,7 +67,9 @@ class Worker:
         self._claimed: dict[str, JobRun] = {}
         """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
         self._rpcs: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
+        # Counted apart: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
         self._checks: set[asyncio.Task[None]] = set()
         self._interests: list[Subscription] = []
         self._puller: Puller | None = None
@@ -91,7 +93,7 @@ class Worker:
     @property
     def running(self) -> int:
         """Calls that run now."""
-        return len(self._tasks)
+        return len(self._asked) + len(self._jobs)
 
     def observe(self, on_finished: Callable[[str, float], None]) -> None:
         """Have (method, seconds) of each finished call reported, for metrics."""
@@ -173,9 +175,9 @@ class Worker:
         cancel, credit, *rpcs = self._interests
         for interest in rpcs:
             await interest.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        left = list(self._tasks)
+        if self._asked or self._jobs:
+            await asyncio.wait(self._asked | self._jobs, timeout=seconds)
+        left = self._asked | self._jobs
         for task in left:
             task.cancel()
         if left:
@@ -188,15 +190,15 @@ class Worker:
         log.info("worker_stopped", worker=self.kind, id=self.token)
 
     def _free(self) -> int:
-        return 0 if self.draining else self._slots - len(self._tasks)
+        return 0 if self.draining else self._slots - len(self._jobs)
 
-    def _start(self, work: Any, method: str) -> asyncio.Task[None]:
+    def _start(self, work: Any, method: str, among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         began = time.monotonic()
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        among.add(task)
 
         def finished(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
+            among.discard(task)
             self._on_finished(method, time.monotonic() - began)
             if self._puller is not None:
                 self._puller.renew()
@@ -237,7 +239,7 @@ class Worker:
             else:
                 self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
             return
-        self._start(self._run_job(run), served.route.method)
+        self._start(self._run_job(run), served.route.method, self._jobs)
 
     async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
         """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
@@ -299,7 +301,7 @@ class Worker:
         served = self._find(subject)
         if served is None or not reply:
             return
-        if self._free() <= 0:
+        if self.draining or len(self._asked) >= self._slots:
             self._refuse(
                 reply,
                 Overloaded(f"This {self.kind} worker is busy", f"{self.kind} 服务繁忙", self._slots, retry_seconds=0.2),
@@ -313,7 +315,7 @@ class Worker:
         if envelope.deadline.passed:
             log.info("rpc_expired", call=envelope.call, method=served.route.method)
             return
-        task = self._start(self._run_rpc(served, envelope, reply, data), served.route.method)
+        task = self._start(self._run_rpc(served, envelope, reply, data), served.route.method, self._asked)
         self._rpcs[envelope.call] = task
 
     async def _run_rpc(self, served: Served, envelope: Envelope, reply: str, data: bytes) -> None:

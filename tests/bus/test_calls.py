@@ -274,6 +274,36 @@ async def test_jobs_beyond_the_slots_wait_and_are_done(system: System) -> None:
     assert most == 3
 
 
+async def test_worker_of_both_kinds_of_rows_takes_no_more_of_either_than_its_slots(system: System) -> None:
+    """Jobs that a standing pull has asked for already come on top of the rpc calls that came meanwhile."""
+    release = asyncio.Event()
+    jobs = 0
+
+    async def slow_job(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        nonlocal jobs
+        jobs += 1
+        await release.wait()
+        return await echo(call, request)
+
+    async def slow_rpc(call: Call, request: rag.SearchRequest) -> rag.SearchResponse:
+        await release.wait()
+        return rag.SearchResponse()
+
+    worker = await system.worker(slots=2, chat=slow_job, search=slow_rpc)
+    await system.worker(kind="rag", slots=1)  # so that the row's kind is there; it serves nothing
+    asked = [asyncio.create_task(system.ask("x")) for _ in range(2)]
+    await eventually(lambda: worker.running == 2)
+    chats = [asyncio.create_task(system.chat(str(i), seconds=30)) for i in range(3)]
+    await eventually(lambda: worker.running == 4)
+    with pytest.raises(Fault) as refused:
+        await system.ask("x")
+    assert refused.value.code is Code.RESOURCE_EXHAUSTED
+    assert jobs == 2
+    release.set()
+    await asyncio.gather(*asked, *chats)
+    assert jobs == 3
+
+
 # Deadline and cancel.
 
 
@@ -787,3 +817,20 @@ async def test_job_that_no_worker_can_read_is_decided_in_the_end(system: System)
     assert entry is not None
     assert record.attach(entry, bytes.fromhex(envelope.digest)) is record.Attach.ANSWER
     assert Fault.from_status(entry.record.end.status).code is Code.FAILED_PRECONDITION
+
+
+async def test_answer_too_large_for_its_record_is_decided_once_and_not_run_again(system: System) -> None:
+    ran = 0
+
+    async def hoard(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        nonlocal ran
+        ran += 1
+        call.follow_up = b"x" * 9_000_000
+        return await echo(call, request)
+
+    await system.worker(chat=hoard)
+    reading = await system.submit("x", seconds=30)
+    end = await reading.wait_end()
+    system.caller.close(reading)
+    assert Fault.from_status(end.status).reason == "TOO_LARGE"
+    assert ran == 1
