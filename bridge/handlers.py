@@ -38,6 +38,9 @@ Body = bytes | AsyncIterator[bytes]
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS_KEY = "grpc-status-details-bin"
 
+LOGGED = frozenset((Code.INTERNAL, Code.DATA_LOSS, Code.UNAVAILABLE))
+"""Ends that an operator wants to see with their call id. Refusals of a full process are counted only: they come in floods."""
+
 EARLY = 0.01
 """Seconds before a deadline within which a cancellation is the deadline's: gRPC's clock may be ahead of ours."""
 
@@ -131,12 +134,13 @@ class Edge:
             metrics.open[0] -= 1
             metrics.codes[code].inc()
             metrics.seconds.observe(seconds)
-            if self._log_calls or code in (Code.INTERNAL, Code.DATA_LOSS):
+            if self._log_calls or code in LOGGED:
                 self._log(route, opened, code, seconds)
         return None
 
     def _log(self, route: Route[Any, Any], opened: Opened, code: Code, seconds: float) -> None:
-        log.info(
+        tell = log.warning if code in LOGGED else log.info
+        tell(
             "call",
             method=route.method,
             code=code.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from typing import Any
 
@@ -131,13 +132,22 @@ async def test_request_below_and_at_the_size_limit_passes_and_above_it_is_refuse
 
 
 async def test_largest_request_with_the_largest_ids_still_fits_the_bus(bridge: Bridge) -> None:
+    """At the default limit, to the byte. A reply has a little less room, and is refused when it has not enough."""
+    await bridge.worker("rag")
+    limit = bridge.settings.bridge.max_message_bytes
+    ids = {"user_id": "字" * 128, "project_id": "号" * 128, "document_id": "文" * 128}
+    metadata: Metadata = (("x-request-id", "x" * 128),)
+    frame = len(index(content="x" * 3_000_000, **ids).SerializeToString()) - 3_000_000
+    request = index(content="x" * (limit - frame), **ids)
+    assert len(request.SerializeToString()) == limit
+    assert (await bridge.unary(routes.INDEX_DOCUMENT)(request, metadata=metadata, timeout=20)).success
+
     await bridge.worker()
-    ids = {"user_id": "字" * 128, "project_id": "号" * 128, "request_id": "x" * 128}
-    frame = len(chat("x" * 3_000_000, metadata=ids).SerializeToString()) - 3_000_000
-    limit = min(bridge.settings.bridge.max_message_bytes, MAX_CHUNK)
-    request = chat("x" * (limit - frame - 100), metadata=ids)
-    reply = await bridge.unary(routes.CHAT)(request, timeout=20)
-    assert len(reply.message.content) == limit - frame - 100
+    room = MAX_CHUNK - 1_000
+    reply = await bridge.unary(routes.CHAT)(chat("x" * room), timeout=20)
+    assert len(reply.message.content) == room
+    refusal = await bridge.refused(routes.CHAT, chat("x" * (limit - 100)), timeout=20)
+    assert (refusal.code, refusal.fault.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE")
 
 
 async def test_metadata_up_to_the_limit_passes_and_beyond_it_is_refused_every_time(bridge: Bridge) -> None:
@@ -184,62 +194,93 @@ async def test_unknown_method_is_unimplemented(bridge: Bridge) -> None:
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+GOOD_BODIES: dict[routes.Route[Any, Any], bytes] = {
+    routes.CHAT: chat("你好", metadata={"user_id": "u"}).SerializeToString(),
+    routes.CHAT_STREAM: chat("你好").SerializeToString(),
+    routes.EXECUTE_AGENT: agent().SerializeToString(),
+    routes.EXECUTE_AGENT_STREAM: agent(tools=["a"]).SerializeToString(),
+    routes.HEALTH_CHECK: ai.HealthRequest().SerializeToString(),
+    routes.SEARCH: search().SerializeToString(),
+    routes.INDEX_DOCUMENT: index(metadata={"k": "v"}).SerializeToString(),
+    routes.BATCH_INDEX: index().SerializeToString(),
+    routes.DELETE_DOCUMENT: rag.DeleteRequest(user_id="u", document_id="d").SerializeToString(),
+    routes.CALL_TOOL: tool.ToolRequest(tool_name="calc", user_id="u").SerializeToString(),
+    routes.LIST_TOOLS: tool.ListToolsRequest(category="text").SerializeToString(),
+    routes.GET_TOOL_INFO: tool.GetToolInfoRequest(tool_name="calc").SerializeToString(),
+}
+
+
+def spoil(dice: random.Random, good: bytes) -> bytes:
+    """A body that is probably no valid message, or a valid one that breaks a rule."""
+    body = bytearray(good)
+    match dice.randrange(4):
+        case 0:
+            body = bytearray(dice.randbytes(dice.randrange(1, 200)))
+        case 1 if good:
+            body = body[: dice.randrange(len(body))]
+        case 2 if good:
+            for _ in range(dice.randrange(1, 6)):
+                body[dice.randrange(len(body))] = dice.randrange(256)
+        case _:
+            body += dice.randbytes(dice.randrange(1, 50))
+    return bytes(body)
+
+
 @pytest.mark.timeout(180)
 async def test_ten_thousand_malformed_requests_beside_good_traffic(bridge: Bridge) -> None:
-    """No UNKNOWN, no INTERNAL, no text of an exception, and the good traffic is all answered."""
+    """On all twelve rows: no UNKNOWN, no INTERNAL, no text of an exception, and the good traffic is all answered."""
+    assert set(GOOD_BODIES) == set(routes.ROUTES)
     await bridge.worker("chat", slots=256)
     await bridge.worker("rag")
     seed = random.randrange(2**32)
     dice = random.Random(seed)
     client_id = bridge.bus.client_id
-    good_bodies: dict[routes.Route[Any, Any], bytes] = {
-        routes.CHAT: chat("你好", metadata={"user_id": "u"}).SerializeToString(),
-        routes.EXECUTE_AGENT: agent().SerializeToString(),
-        routes.SEARCH: search().SerializeToString(),
-        routes.INDEX_DOCUMENT: index(metadata={"k": "v"}).SerializeToString(),
-        routes.CALL_TOOL: tool.ToolRequest(tool_name="calc", user_id="u").SerializeToString(),
-    }
     codes: Counter[grpc.StatusCode] = Counter()
+    refused: Counter[str] = Counter()
     texts: set[str] = set()
     reasons: set[str] = set()
 
-    rows: list[routes.Route[Any, Any]] = list(good_bodies)
-
-    def malformed() -> tuple[routes.Route[Any, Any], bytes]:
-        route = dice.choice(rows)
-        body = bytearray(good_bodies[route])
-        match dice.randrange(4):
-            case 0:
-                body = bytearray(dice.randbytes(dice.randrange(1, 200)))
-            case 1:
-                body = body[: dice.randrange(len(body))]
-            case 2:
-                for _ in range(dice.randrange(1, 6)):
-                    body[dice.randrange(len(body))] = dice.randrange(256)
-            case _:
-                body += dice.randbytes(dice.randrange(1, 50))
-        return route, bytes(body)
+    async def send(route: routes.Route[Any, Any], body: bytes) -> None:
+        if isinstance(route, routes.StreamJob):
+            async for _ in bridge.streaming(route)(body, timeout=30):
+                pass
+        elif isinstance(route, routes.JobStream):
+            call: Any = bridge.channel.stream_unary(route.path)
+            await call(iter([GOOD_BODIES[route], body]), timeout=30)
+        else:
+            await bridge.unary(route)(body, timeout=30)
 
     async def hurl(count: int) -> None:
         for _ in range(count):
-            route, body = malformed()
+            route = dice.choice(routes.ROUTES)
             try:
-                await bridge.unary(route)(body, timeout=30)
+                await send(route, spoil(dice, GOOD_BODIES[route]))
                 codes[grpc.StatusCode.OK] += 1
             except grpc.aio.AioRpcError as e:
                 codes[e.code()] += 1
+                refused[route.method] += e.code() is grpc.StatusCode.INVALID_ARGUMENT
                 texts.add(e.details() or "")
                 reasons.add(Refusal.of(e).fault.reason)
 
-    async def converse(count: int) -> None:
+    async def converse(count: int, seconds: list[float]) -> None:
         for i in range(count):
+            began = time.monotonic()
             assert (await bridge.unary(routes.CHAT)(chat(f"你好{i}"), timeout=30)).message.content == f"你好{i}"
+            seconds.append(time.monotonic() - began)
 
-    await asyncio.gather(*(hurl(500) for _ in range(20)), *(converse(100) for _ in range(4)))
-    assert sum(codes.values()) == 10_000
+    alone: list[float] = []
+    beside: list[float] = []
+    await asyncio.gather(*(converse(100, alone) for _ in range(4)))
+    await asyncio.gather(*(hurl(500) for _ in range(20)), *(converse(100, beside) for _ in range(4)))
+    assert (sum(codes.values()), len(beside)) == (10_000, 400)
+    for name, seconds in (("alone", alone), ("beside 10,000 malformed", beside)):
+        p50, p99 = (sorted(seconds)[int(len(seconds) * q)] * 1000 for q in (0.5, 0.99))
+        print(f"good calls {name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")  # noqa: T201 - for whoever runs it with -s
     allowed = {"OK", "INVALID_ARGUMENT", "UNAVAILABLE", "NOT_FOUND"}
     assert {code.name for code in codes} <= allowed, f"seed {seed}: {codes}"
-    assert codes[grpc.StatusCode.INVALID_ARGUMENT] > 5_000
+    assert codes[grpc.StatusCode.INVALID_ARGUMENT] > 4_000
+    # A batch names its bad documents in its answer.
+    assert {route.method for route in routes.ROUTES} - set(+refused) <= {"BatchIndex"}, f"seed {seed}: {refused}"
     assert not [t for t in texts if "Traceback" in t or "Error(" in t or "Exception" in t or "google.protobuf" in t]
     assert reasons <= {"INVALID_REQUEST", "NO_WORKER", "NOT_FOUND"}, f"seed {seed}: {reasons}"
     assert bridge.bus.client_id == client_id
