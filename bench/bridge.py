@@ -32,7 +32,7 @@ DELTA = "黛玉"
 """About what a model says at once."""
 
 STREAM_DELTAS = 200
-console = Console(width=130)
+console = Console(width=140)
 
 
 @dataclass
@@ -57,6 +57,8 @@ class Cost:
     rounds: dict[str, list[float]] = field(default_factory=dict)
     messages: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    deltas: int = 0
+    """Of one operation."""
 
     def median(self, role: str) -> float:
         """Of one process."""
@@ -101,6 +103,7 @@ async def load(
         cost.rounds.setdefault(role, []).append(used / (count * per))
     cost.messages.append(messages / count)
     cost.rates.append(count / seconds)
+    cost.deltas = per
 
 
 def search(peer: Peer) -> Operation:
@@ -166,11 +169,12 @@ async def alternate(
 def show(title: str, unit: str, costs: dict[str, Cost], base: str, target: str, note: str = "") -> None:
     """Print one table."""
     table = Table(title=title, caption=f"target: {target}. {note}", title_justify="left", caption_justify="left")
-    for head in ("", f"server µs/{unit}", "ratio", "NATS", "worker", "sum", "ratio of sum", "messages/op", "op/s"):
+    costly = (f"server µs/{unit}", "ratio", "NATS", "worker", "sum", "ratio of sum")
+    for head in ("", *costly, "messages/op", "deltas/message", "op/s"):
         table.add_column(head, justify="left" if not head else "right")
     direct = costs[base].median("server")
     for name, cost in costs.items():
-        server = cost.median("server")
+        server, messages = cost.median("server"), statistics.median(cost.messages)
         table.add_row(
             name,
             f"{server:.1f}",
@@ -179,7 +183,8 @@ def show(title: str, unit: str, costs: dict[str, Cost], base: str, target: str, 
             f"{cost.median('worker'):.1f}" if "worker" in cost.rounds else "–",
             f"{cost.sum:.1f}",
             f"{cost.sum / direct:.2f} (1/{direct / cost.sum:.1f})",
-            f"{statistics.median(cost.messages):.1f}" if any(cost.messages) else "–",
+            f"{messages:.1f}" if messages else "–",
+            f"{cost.deltas / messages:.1f}" if messages else "–",
             f"{statistics.median(cost.rates):.0f}",
         )
     console.print(table)
@@ -380,7 +385,8 @@ async def main(arguments: argparse.Namespace) -> None:
                 50 * seconds,
                 spread=0.0037,
             )
-            show(f"100 streams at 50 deltas a second, for {seconds} s", "delta", costs, "direct", "server at most 1.5")
+            title = f"100 streams at 50 deltas of {len(DELTA)} characters a second, for {seconds} s"
+            show(title, "delta", costs, "direct", "server at most 1.5")
         if "latency" in only:
             await latencies([direct, bridge], int(500 * n))
         if "idle" in only:
