@@ -1,0 +1,1 @@
+"""A scripted OpenAI-compatible endpoint, for tests and measurements."""
