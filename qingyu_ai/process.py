@@ -64,6 +64,9 @@ async def _supervised(main: Main, settings: Settings) -> int:
     except AddressTaken as e:
         log.error("address_taken", error=str(e))
         return EXIT_SETTINGS
+    except SettingsError as e:
+        log.error("settings_do_not_hold", error=str(e))
+        return EXIT_SETTINGS
     except TransportError as e:
         log.error("bus_not_available", error=str(e))
         return EXIT_LOST

@@ -9,7 +9,8 @@ from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings
-from services.llm.offline import OfflineModel
+from services.llm.meters import Meters
+from services.llm.offer import open_offer
 
 from .service import ChatService
 from .session import Sessions
@@ -17,15 +18,18 @@ from .session import Sessions
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a chat worker until `stop` is set."""
-    model = OfflineModel(settings.offline.first_delay_seconds, settings.offline.deltas_per_second)
+    offer = open_offer(settings, Meters())
 
     def serve(bus: NatsBus, worker: Worker) -> None:
         sessions = Sessions(bus, settings.bus, settings.chat)
-        service = ChatService({model.name: model}, model.name, sessions, settings.chat.system_prompt)
+        service = ChatService(offer, sessions, settings.chat.system_prompt)
         worker.job(routes.CHAT, service.chat, service.follow_up)
         worker.stream(routes.CHAT_STREAM, service.chat_stream, service.follow_up)
 
-    await worker_process("chat", settings, settings.chat, stop, serve, metadata={"model": model.name})
+    try:
+        await worker_process("chat", settings, settings.chat, stop, serve, metadata={"model": offer.default})
+    finally:
+        offer.close()
 
 
 if __name__ == "__main__":

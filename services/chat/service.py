@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from qingyu_ai.bus.errors import ModelNotAvailable
 from qingyu_ai.bus.job import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
-from services.llm.model import Delta, Model, Prompt
+from services.llm.faults import UpstreamFault
+from services.llm.gate import guarded
+from services.llm.model import CUT, STOP, Delta, Prompt
 from services.llm.model import Turn as PromptTurn
+from services.llm.offer import Offer
 
 from .session import Message, Sessions, Turn
 
@@ -21,33 +23,39 @@ class ChatService:
     """Answers chats.
 
     Args:
-        models: by the name under which a request may ask for one.
-        default: the name for requests that ask for none.
+        offer: the models that a request may ask for.
         sessions: the memory.
         system_prompt: of this deployment; empty: none.
     """
 
-    def __init__(self, models: Mapping[str, Model], default: str, sessions: Sessions, system_prompt: str) -> None:
-        self._models = models
-        self._default = default
+    def __init__(self, offer: Offer, sessions: Sessions, system_prompt: str) -> None:
+        self._offer = offer
         self._sessions = sessions
         self._system_prompt = system_prompt
 
     async def chat(self, call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
-        """Answer in one piece."""
+        """Answer in one piece. An answer that its model could not finish is given as far as it goes, and says so."""
         said: list[str] = []
         tokens = 0
-        async with aclosing(self._talk(call, request)) as deltas:
-            async for delta in deltas:
-                said.append(delta.text)
-                if delta.usage is not None:
-                    tokens = delta.usage.prompt_tokens + delta.usage.completion_tokens
+        status = common.Status(code=0, message="ok")
+        try:
+            async with aclosing(self._talk(call, request)) as deltas:
+                async for delta in deltas:
+                    said.append(delta.text)
+                    if delta.usage is not None:
+                        tokens = delta.usage.prompt_tokens + delta.usage.completion_tokens
+        except UpstreamFault as e:
+            if not any(said):
+                raise
+            status = common.Status(code=int(e.code), message=e.message)
+            call.trailers.setdefault("x-model", e.facts["model"])
+            call.trailers["x-finish-reason"] = CUT
         answer = common.Message(
             role="assistant",
             content="".join(said),
             metadata={"model": call.trailers["x-model"], "finish_reason": call.trailers["x-finish-reason"]},
         )
-        return ai.ChatResponse(message=answer, tokens_used=tokens, status=common.Status(code=0, message="ok"))
+        return ai.ChatResponse(message=answer, tokens_used=tokens, status=status)
 
     async def chat_stream(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[ai.ChatStreamChunk, None]:
         """Answer as the model speaks. Exactly one chunk is final, and it is the last."""
@@ -62,10 +70,7 @@ class ChatService:
         await self._sessions.store(call, Turn.model_validate_json(left))
 
     async def _talk(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[Delta, None]:
-        name = request.model or self._default
-        model = self._models.get(name)
-        if model is None:
-            raise ModelNotAvailable(name, self._models)
+        model = self._offer.find(request.model)
         asked = [Message(role=m.role, content=m.content) for m in request.messages if m.role != SYSTEM]  # type: ignore[arg-type]
         history: list[Message] = []
         turn = Turn(user=call.user, session=request.session_id, replace=len(asked) > 1, messages=[])
@@ -79,12 +84,12 @@ class ChatService:
         finished = False
         try:
             prompt = self._prompt(request, asked if turn.replace else [*history, *asked])
-            async with aclosing(model.stream(prompt)) as deltas:
+            async with aclosing(guarded(model.stream(prompt, call.deadline), self._offer.new_gate)) as deltas:
                 async for delta in deltas:
                     said.append(delta.text)
                     if delta.finish:
-                        finished = delta.finish == "stop"
-                        self._trail(call, name, delta)
+                        finished = delta.finish == STOP
+                        self._trail(call, delta.model or model.name, delta)
                     yield delta
         finally:
             if turn.session and said:

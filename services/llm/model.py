@@ -5,11 +5,14 @@ A worker holds a `Model` and does not know which one: the offline model and a re
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+import math
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
 
-Role = Literal["system", "user", "assistant"]
+from qingyu_ai.bus.deadline import Deadline
+
+Role = Literal["system", "user", "assistant", "tool"]
 
 STOP: Final = "stop"
 """The model said all that it had to say."""
@@ -17,8 +20,41 @@ STOP: Final = "stop"
 LENGTH: Final = "length"
 """The model was cut at `max_tokens`."""
 
-Finish = Literal["", "stop", "length"]
+TOOL_CALLS: Final = "tool_calls"
+"""The model waits for the results of the tools that it called."""
+
+FILTERED: Final = "content_filter"
+"""The endpoint held back what the model would have said, or said."""
+
+CUT: Final = "cut"
+"""Never said by a model: the answer was cut by an error, and what there is of it is kept."""
+
+Finish = Literal["", "stop", "length", "tool_calls", "content_filter", "cut"]
 """Why a stream ended; empty on every delta but the last one. The words are those of OpenAI-compatible endpoints."""
+
+
+NEVER: Final = Deadline(math.inf)
+"""For a caller who waits however long it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it: perhaps not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """A JSON schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +63,10 @@ class Turn:
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the assistant called in this turn."""
+    tool_call_id: str = ""
+    """Of a `tool` turn: which call it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +80,7 @@ class Prompt:
     """The most tokens that the answer may have; 0: the model's default."""
     temperature: float | None = None
     """How freely the model chooses its words, from 0; None: the model's default."""
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +91,27 @@ class Usage:
     completion_tokens: int
     estimated: bool
     """Whether the numbers come from `tokens.estimate_tokens`, because no tokenizer counted."""
+    reasoning_tokens: int = 0
+    """The part of the completion that was thought, not said."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """What two answers cost together."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.estimated or other.estimated,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: pieces with one `index` belong together, their arguments joined in order."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +119,21 @@ class Delta:
     """A piece of an answer. The texts of a stream's deltas, joined, are the answer."""
 
     text: str = ""
-    """May be empty on the last delta. Never ends inside a character that a reader sees as one."""
+    """May be empty on the last delta."""
+    reasoning: str = ""
+    """What the model thinks before it speaks, if it shows that."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     finish: Finish = ""
     """Set on the last delta, and only there."""
     usage: Usage | None = None
     """Set on the last delta, and only there."""
+    model: str = ""
+    """Which model spoke, set on the last delta: of several under one alias, any may have."""
+
+    @property
+    def says(self) -> bool:
+        """Whether there is anything in it for a reader."""
+        return bool(self.text or self.reasoning or self.tool_calls)
 
 
 class Model(Protocol):
@@ -72,11 +144,14 @@ class Model(Protocol):
         """The name that callers ask for and that answers are labelled with."""
         ...
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Answer a prompt, delta by delta.
+    def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
+        """Answer a prompt, delta by delta, before the deadline.
 
         Nothing happens before the first delta is asked for. Closing the generator, or cancelling the task that waits for
         it, stops the work and lets go of what it held; a caller that leaves early closes it (`contextlib.aclosing`),
         because an async generator is not closed for it. A stream that ends without a delta that has `finish` has failed.
+
+        Raises:
+            Fault: the model cannot answer, or no further. What was said before stays said.
         """
         ...

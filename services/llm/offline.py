@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import cycle, islice
 
+from qingyu_ai.bus.deadline import Deadline
+
 from .chinese import write_chinese
 from .english import write_english
 from .graphemes import graphemes
-from .model import LENGTH, STOP, Delta, Finish, Prompt, Turn, Usage
+from .model import LENGTH, NEVER, STOP, Delta, Finish, Prompt, Turn, Usage
 from .reading import read
 from .tokens import count_that_fits, estimate_tokens
 
@@ -26,6 +28,8 @@ LONG_PROMPT = 16 * 1024
 Reading takes about a microsecond a character: a chapter holds the event loop for 3 ms, but a megabyte would hold it for half a
 second, and every other stream of the worker with it. Python's threads take turns every 5 ms, so the loop goes on meanwhile.
 """
+
+NAME = "offline"
 
 _YIELD_EVERY = 32
 """Deltas between two turns of the event loop, when no pace is set. Each turn costs as much as several deltas."""
@@ -58,12 +62,12 @@ class OfflineModel:
     @property
     def name(self) -> str:
         """Always `offline`, so that nobody takes its answers for a real model's."""
-        return "offline"
+        return NAME
 
     def __repr__(self) -> str:
         return f"OfflineModel({self._first_delay_seconds:g} s, then {self._deltas_per_second:g} deltas/s)"
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
         """Answer a prompt. `temperature` changes nothing: there is nothing to choose.
 
         Closing the generator ends the answer at once. Only a long prompt that is just being read is read to its end, because
@@ -106,7 +110,7 @@ def _answer(prompt: Prompt) -> _Answer:
             deltas, finish = deltas[:fitting], LENGTH
     asked = sum(estimate_tokens(turn.content) for turn in prompt.turns)
     said = estimate_tokens("".join(delta.text for delta in deltas))
-    return _Answer(deltas, Delta(finish=finish, usage=Usage(asked, said, estimated=True)))
+    return _Answer(deltas, Delta(finish=finish, usage=Usage(asked, said, estimated=True), model=NAME))
 
 
 def _text(turns: tuple[Turn, ...]) -> str:

@@ -1,0 +1,87 @@
+"""The place where text passes between a model and the frames that are published: here a check may hold it back, replace it or
+stop it, before anything is said.
+
+    async with aclosing(guarded(model.stream(prompt), gate)) as deltas: ...
+
+Thought passes a gate of its own of the same kind: readers see it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from .model import FILTERED, Delta
+
+
+class Gate(Protocol):
+    """Checks one text that comes in pieces. An instance is for one text."""
+
+    def feed(self, text: str) -> str:
+        """Take a piece.
+
+        Returns:
+            What may be said now: this piece, less, more, or something else.
+
+        Raises:
+            Stopped: the text must end here.
+        """
+        ...
+
+    def close(self) -> str:
+        """The text has ended.
+
+        Returns:
+            What was held back and may be said.
+
+        Raises:
+            Stopped: it may not.
+        """
+        ...
+
+
+NewGate = Callable[[], Gate]
+
+
+class Stopped(Exception):
+    """A gate ends an answer. What it let through before stays said; `last` may still be said."""
+
+    def __init__(self, last: str = "") -> None:
+        super().__init__("the answer was stopped by a check")
+        self.last = last
+
+
+async def guarded(deltas: AsyncGenerator[Delta, None], new_gate: NewGate | None) -> AsyncGenerator[Delta, None]:
+    """Let a stream pass a gate. A stopped stream ends with the finish `content_filter`, and its model is closed.
+
+    Args:
+        deltas: of a model; closed at the end.
+        new_gate: makes a gate for each text; None: everything passes.
+    """
+    async with aclosing(deltas):
+        if new_gate is None:
+            async for delta in deltas:
+                yield delta
+            return
+        text, thought = new_gate(), new_gate()
+        try:
+            async for delta in deltas:
+                if delta.finish:
+                    said = replace(
+                        delta,
+                        text=text.feed(delta.text) + text.close(),
+                        reasoning=thought.feed(delta.reasoning) + thought.close(),
+                    )
+                    yield said
+                    return
+                said = replace(
+                    delta,
+                    text=text.feed(delta.text) if delta.text else "",
+                    reasoning=thought.feed(delta.reasoning) if delta.reasoning else "",
+                )
+                if said.says:
+                    yield said
+        except Stopped as stop:
+            yield Delta(stop.last, finish=FILTERED)

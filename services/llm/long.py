@@ -1,0 +1,108 @@
+"""Long answers: a text that ends because the server's limit of length was reached goes on by itself. Implements `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.settings import ChatModel
+
+from .meters import Meters
+from .model import LENGTH, NEVER, Delta, Model, Prompt, Turn, Usage
+from .seam import LEAST, Seam
+
+MOST_REQUESTS = 32
+"""For one answer."""
+
+LEAST_TOKENS = 16
+"""What must be left to say, so that asking for it is worth a request."""
+
+LEAST_MARKED = 8
+"""Characters of a repeat where the answer itself is continued: there the model hardly ever repeats, and a text may."""
+
+
+class LongAnswer:
+    """See the module. It also joins the rest of an interrupted answer to what there is of it.
+
+    Args:
+        model: asked as often as it takes.
+        settings: the alias's limits.
+        meters: counts.
+    """
+
+    def __init__(self, model: Model, settings: ChatModel, meters: Meters) -> None:
+        self._model = model
+        self._settings = settings
+        self._meters = meters
+
+    def __repr__(self) -> str:
+        return f"<LongAnswer of {self._model!r}>"
+
+    @property
+    def name(self) -> str:
+        """The alias."""
+        return self._model.name
+
+    async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
+        """See `Model.stream`. `max_tokens` holds for the whole answer; 0 means the setting `answer_tokens`."""
+        turns, text = _begun(prompt)
+        left = prompt.max_tokens or self._settings.answer_tokens
+        spent: Usage | None = None
+        for request in range(1, MOST_REQUESTS + 1):
+            carried = min(left, self._settings.request_tokens or left)
+            if not prompt.max_tokens and not self._settings.request_tokens:
+                carried = 0  # how long it may be is not known: the server decides
+            asked = replace(prompt, turns=(*turns, Turn("assistant", text)) if text else turns, max_tokens=carried)
+            said, last = [], Delta()
+            async with aclosing(self._joined(asked, text, deadline)) as deltas:
+                async for delta in deltas:
+                    said.append(delta.text)
+                    if delta.finish:
+                        last = delta
+                    else:
+                        yield delta
+            grown = "".join(said)
+            text += grown
+            usage = last.usage or Usage(0, 0, estimated=True)
+            spent = usage if spent is None else spent + usage
+            left -= max(1, usage.completion_tokens)
+            goes_on = (
+                last.finish == LENGTH
+                and carried < left + usage.completion_tokens  # it was not the caller's own limit
+                and left >= LEAST_TOKENS
+                and grown
+                and not prompt.tools
+                and request < MOST_REQUESTS
+            )
+            if not goes_on:
+                yield replace(last, usage=spent)
+                return
+            if last.text:
+                yield Delta(last.text)
+            self._meters.continued.labels(last.model or self.name).inc()
+
+    async def _joined(self, asked: Prompt, before: str, deadline: Deadline) -> AsyncGenerator[Delta, None]:
+        """One request's deltas, without a repeat of what was there."""
+        marked = self._settings.continuation != "turn"
+        seam = Seam(before, LEAST_MARKED if marked else LEAST)
+        async with aclosing(self._model.stream(asked, deadline)) as deltas:
+            async for delta in deltas:
+                if not delta.finish and (seam.closed or not delta.text):
+                    yield delta
+                    continue
+                text = seam.feed(delta.text) if delta.text else ""
+                if delta.finish:
+                    text += seam.close()
+                said = replace(delta, text=text)
+                if said.says or said.finish:
+                    yield said
+
+
+def _begun(prompt: Prompt) -> tuple[tuple[Turn, ...], str]:
+    """The turns before an interrupted answer, and the answer."""
+    turns = prompt.turns
+    if turns and turns[-1].role == "assistant" and not turns[-1].tool_calls:
+        return turns[:-1], turns[-1].content
+    return turns, ""
