@@ -15,6 +15,7 @@ import pytest
 
 from qingyu_ai.cli.preflight import free_ports
 from tests.nats_process import NatsProcess
+from tests.upstream.process import Upstream
 from tests.waiting import eventually_sync
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,12 +43,14 @@ def commands() -> set[str]:
 
 TOUR = ".venv/bin/python examples/tour.py --target 127.0.0.1:50051"
 OTHER_PORT = "QINGYU_BRIDGE__PORT=50061 make up"
+WITH_A_MODEL = "QINGYU_LLM__BASE_URL=http://127.0.0.1:11434/v1 QINGYU_LLM__API_KEY=none make demo"
 OTHER_NATS = "NATS_URL=nats://host:4222 make up"
 
 
 def test_readme_has_the_commands_that_are_run_here_and_no_others() -> None:
     """`make test` is what runs this; `make bench` is measured by a person, `make help` below."""
-    assert commands() == {"make demo", "make test", "make up", "make bench", "make help", TOUR, OTHER_PORT, OTHER_NATS}
+    made = {"make demo", "make test", "make up", "make bench", "make help"}
+    assert commands() == {*made, TOUR, WITH_A_MODEL, OTHER_PORT, OTHER_NATS}
 
 
 def typed(command: str, **env: str) -> subprocess.Popen[str]:
@@ -74,6 +77,20 @@ def test_make_demo_works() -> None:
     assert process.returncode == 0, said
     assert "全部完成" in said
     assert "chunks per second" in said
+
+
+def test_make_demo_speaks_with_a_model_of_yours() -> None:
+    """A server of the test's own, in place of the one that README names."""
+    with Upstream() as upstream:
+        variables = {"QINGYU_LLM__BASE_URL": upstream.base_url, "QINGYU_LLM__API_KEY": "none"}
+        assert set(variables) == {word.partition("=")[0] for word in WITH_A_MODEL.split()[:2]}
+        process = typed("make demo", **variables)
+        said, _ = process.communicate(timeout=100)
+        asked = [seen.path for seen in upstream.seen()]
+    assert process.returncode == 0, said
+    assert "离线演示" not in said
+    assert "x-usage-estimated: false" in said
+    assert asked.count("/v1/chat/completions") == 3
 
 
 @contextmanager
