@@ -56,8 +56,9 @@ format: $(VENV)/.ready ## Formats the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.ready ## Measures what a call costs, beside a direct gRPC server (about 4 minutes)
+bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 6 minutes)
 	@$(BIN)/python -m bench.bridge
+	@$(BIN)/python -m bench.models
 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
