@@ -8,102 +8,14 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports, hold
+from qingyu_ai.cli.preflight import hold
+from tests.cli.command import ROOT, Run, gone, ports
 from tests.cli.dummy_process import FAULT
 from tests.waiting import eventually_sync
-
-ROOT = Path(__file__).parents[2]
-
-
-class Command:
-    """A running `qingyu-ai`, with its output in a file."""
-
-    def __init__(
-        self, folder: Path, *arguments: str, module: str = "tests.cli.dummy_system", prefix: str = "", **env: str
-    ) -> None:
-        self.path = folder / "output"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
-        self.env = {**inherited, "PYTHONPATH": str(ROOT), "QINGYU_DATA_DIR": str(folder / "var"), **env}
-        with self.path.open("w") as file:
-            self.process = psutil.Popen(
-                [*prefix.split(), sys.executable, "-m", module, *arguments],
-                cwd=folder,
-                env=self.env,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def output(self) -> str:
-        """What it has printed so far."""
-        return self.path.read_text()
-
-    def says(self, text: str) -> Callable[[], bool]:
-        """A condition: it has printed this."""
-        return lambda: text in self.output or self.ended(text)
-
-    def ended(self, text: str) -> bool:
-        """Fail early when what was waited for cannot come any more."""
-        if self.process.poll() is None or text in self.output:
-            return False
-        raise AssertionError(f"ended before it said {text!r}:\n{self.output}")
-
-    def finish(self, timeout: float = 15) -> int:
-        """Wait for its end; the exit status."""
-        try:
-            return int(self.process.wait(timeout))
-        except psutil.TimeoutExpired:
-            children = [" ".join(child.cmdline()) for child in self.children()]
-            raise AssertionError(f"still runs after {timeout:g} s with {children}:\n{self.output}") from None
-
-    def children(self) -> list[psutil.Process]:
-        """Its processes."""
-        found: list[psutil.Process] = self.process.children(recursive=True)
-        return found
-
-
-Run = Callable[..., Command]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """Runs commands, and leaves nothing behind."""
-    commands: list[Command] = []
-
-    def start(*arguments: str, **options: str) -> Command:
-        folder = tmp_path / str(len(commands))
-        folder.mkdir()
-        commands.append(Command(folder, *arguments, **options))
-        return commands[-1]
-
-    yield start
-    for command in commands:
-        if command.process.is_running():
-            command.process.kill()
-        command.process.wait()
-
-
-def ports(**more: str) -> dict[str, str]:
-    """Free ports for everything."""
-    nats, monitor, bridge, bridge_metrics, chat_metrics = free_ports(5)
-    return {
-        "QINGYU_NATS__PORT": str(nats),
-        "QINGYU_NATS__MONITOR_PORT": str(monitor),
-        "QINGYU_BRIDGE__PORT": str(bridge),
-        "QINGYU_BRIDGE__METRICS_PORT": str(bridge_metrics),
-        "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
-        **more,
-    }
-
-
-def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
-    return lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
 def test_up_starts_everything_says_where_it_is_and_stops_cleanly_on_ctrl_c(run: Run) -> None:
