@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import SettingsError as Unreadable
 from yaml import YAMLError
+
+from . import setting_words
+from .setting_words import env_name as env_name
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -179,6 +183,7 @@ def load(**overrides: object) -> Settings:
         SettingsError: a value is missing, unknown or out of range, or the file that `QINGYU_CONFIG` names is not there.
     """
     named = os.environ.get("QINGYU_CONFIG")
+    file = named or "qingyu.yaml"
     if named and not Path(named).is_file():
         raise SettingsError(f"QINGYU_CONFIG names {named}, which is not a file")
     if strangers := _unknown_names():
@@ -186,11 +191,15 @@ def load(**overrides: object) -> Settings:
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as e:
-        lines = [f"  {env_name(err['loc'])}: {err['msg']}" for err in e.errors(include_url=False)]
-        raise SettingsError("settings that do not hold:\n" + "\n".join(lines)) from None
-    except (YAMLError, TypeError, ValueError) as e:
-        file = named or "qingyu.yaml"
-        raise SettingsError(f"{file} is no YAML mapping of settings: {' '.join(str(e).split())}") from None
+        raise SettingsError(_listed(setting_words.complaints(e, Settings))) from None
+    except Unreadable as e:
+        raise SettingsError(_listed(setting_words.unreadable(os.environ, Settings) or [str(e)])) from None
+    except YAMLError as e:
+        raise SettingsError(f"{file} is no YAML: {' '.join(str(e).split())}") from None
+    except (TypeError, ValueError, AttributeError):
+        raise SettingsError(
+            f"{file} is no mapping of sections, such as `bridge:` with `  port: 50051` below it"
+        ) from None
     url = os.environ.get("NATS_URL", "")
     if url and not settings.nats.url:
         settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
@@ -222,6 +231,5 @@ def _unknown_names() -> list[str]:
     return lines
 
 
-def env_name(path: tuple[int | str, ...]) -> str:
-    """Name the environment variable of a setting: `("bridge", "port")` → `QINGYU_BRIDGE__PORT`."""
-    return "QINGYU_" + "__".join(str(p).upper() for p in path)
+def _listed(lines: list[str]) -> str:
+    return "settings that do not hold:\n" + "\n".join(f"  {line}" for line in lines)
