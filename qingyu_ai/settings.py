@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as Unreadable
 from yaml import YAMLError
 
-from . import setting_words
+from . import nats_url, setting_words
 from .setting_words import env_name as env_name
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -203,6 +203,8 @@ def load(**overrides: object) -> Settings:
     url = os.environ.get("NATS_URL", "")
     if url and not settings.nats.url:
         settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
+    if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
+        raise SettingsError(problem)
     bus = settings.bus
     if bus.longest_deadline_seconds >= bus.log_age_seconds:
         raise SettingsError(
@@ -210,6 +212,11 @@ def load(**overrides: object) -> Settings:
             f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
+
+
+def broker_setting(settings: Settings) -> str:
+    """The variable that names the broker's address."""
+    return "NATS_URL" if os.environ.get("NATS_URL") == settings.nats.url else env_name(("nats", "url"))
 
 
 def without_password(url: str) -> str:

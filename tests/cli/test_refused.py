@@ -34,3 +34,25 @@ def test_a_setting_that_does_not_hold_is_named_with_its_value_and_what_is_accept
     run: Run, setting: str, value: str, sentence: str
 ) -> None:
     assert refused(run, **{setting: value}) == f"settings that do not hold:\n  {setting} {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://localhost:4222", "NATS_URL is 'http://localhost:4222': the scheme is neither nats nor tls"),
+        ("my server", "NATS_URL is 'my server': this is no address"),
+        ("hello", "NATS_URL is 'hello': there is neither a scheme nor a port"),
+        ("nats://host:99999", "NATS_URL is 'nats://host:99999': the port is no number from 1 to 65535"),
+        ("ws://host:80", "NATS_URL is 'ws://host:80': a WebSocket does not carry the bus"),
+        ("host:4222,http://me:secret@host", "server 2 of NATS_URL: the scheme is neither nats nor tls"),
+    ],
+)
+def test_an_address_that_can_be_none_is_refused_with_what_is_accepted(run: Run, url: str, reason: str) -> None:
+    output = refused(run, NATS_URL=url)
+    assert output.startswith(reason)
+    assert "Write nats://host:port or tls://host:port, a bare host:port, or several" in output
+    assert "secret" not in output
+
+
+def test_an_address_in_the_settings_is_refused_under_its_own_name(run: Run) -> None:
+    assert refused(run, QINGYU_NATS__URL="http://x").startswith("QINGYU_NATS__URL is 'http://x': ")
