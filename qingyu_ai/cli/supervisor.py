@@ -33,7 +33,8 @@ class Supervisor:
         by_stage = sorted(programs, key=lambda p: p.stage)
         self.processes: Sequence[Process] = [Process(p, watcher, backoff()) for p in by_stage]
         self._before = before
-        self._before_reason = ""
+        self.before_reason = ""
+        """Why what somebody else runs is not ready; empty when it is."""
 
     def __repr__(self) -> str:
         return f"<Supervisor {list(self.processes)}>"
@@ -44,10 +45,11 @@ class Supervisor:
         Only the broker holds the others back. Workers and bridges wait for each other by themselves, as in a cluster.
         """
         if self._before:
+            self.before_reason = "no answer yet"
             while reason := await self._before():
-                self._before_reason = reason
+                self.before_reason = reason
                 await asyncio.sleep(0.2)
-            self._before_reason = ""
+            self.before_reason = ""
         brokers = [p for p in self.processes if p.program.stage is Stage.BROKER]
         for group in (brokers, [p for p in self.processes if p not in brokers]):
             for process in group:
@@ -72,8 +74,8 @@ class Supervisor:
 
     def waiting(self) -> dict[str, str]:
         """What is not ready, and why."""
-        if self._before_reason:
-            return {"nats": self._before_reason}
+        if self.before_reason:
+            return {"nats": self.before_reason}
         return {p.program.name: p.reason for p in self.processes if p.state is not None and not p.up.is_set()}
 
     def _stages(self) -> list[list[Process]]:

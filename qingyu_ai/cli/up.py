@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from qingyu_ai.settings import Settings, load, without_password
+from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
 from . import probe
 from .console import Screen
@@ -18,6 +18,8 @@ from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
 REMIND_EVERY_SECONDS = 10.0
+BROKER_REMIND_SECONDS = 1.5
+"""A broker that somebody else runs is either there or not: what it lacks is said soon, and then as often as the rest."""
 
 
 def _python() -> str:
@@ -47,7 +49,7 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
             external = settings.nats.url
             if external:
                 where = ", ".join(without_password(s) for s in settings.nats.servers)
-                screen.say(f"uses the NATS server at {where} (NATS_URL, QINGYU_NATS__URL); starts none of its own")
+                screen.say(f"uses the NATS server at {where} ({broker_setting(settings)}); starts none of its own")
             supervisor = Supervisor(
                 wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
             )
@@ -74,7 +76,7 @@ async def _until_stopped(supervisor: Supervisor, settings: Settings, screen: Scr
 
 
 async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
-    reminding = asyncio.create_task(_remind(supervisor, screen))
+    reminding = asyncio.create_task(_remind(supervisor, settings, screen))
     try:
         await supervisor.start()
     finally:
@@ -82,12 +84,26 @@ async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> 
     screen.block(welcome(settings))
 
 
-async def _remind(supervisor: Supervisor, screen: Screen) -> None:
+async def _remind(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
     """Say what a slow start waits for."""
+    await asyncio.sleep(BROKER_REMIND_SECONDS)
+    if supervisor.before_reason:
+        screen.say(_advice(supervisor.before_reason, settings), "yellow")
     while True:
         await asyncio.sleep(REMIND_EVERY_SECONDS)
+        if supervisor.before_reason:
+            screen.say(_advice(supervisor.before_reason, settings), "yellow")
+            continue
         for name, reason in supervisor.waiting().items():
             screen.say(f"still waiting for {name}: {reason}", "yellow")
+
+
+def _advice(reason: str, settings: Settings) -> str:
+    setting = broker_setting(settings)
+    return (
+        f"waiting for the NATS server that {setting} names: {reason}. "
+        f"Start that server, or correct {setting}; without it `up` starts a server of its own"
+    )
 
 
 def welcome(settings: Settings) -> list[str]:
