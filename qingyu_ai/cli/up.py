@@ -13,7 +13,7 @@ from qingyu_ai.settings import Settings, broker_setting, load, without_password
 from . import probe
 from .console import Screen
 from .interrupt import Interrupt
-from .preflight import Refused, check_ports, claim, free_ports
+from .preflight import Refused, check_copies, check_ports, claim, free_ports
 from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
@@ -41,7 +41,7 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
     overrides = _choose_zero_ports(settings)
     settings = load(**overrides) if overrides else settings
     wanted = programs(settings, as_environment(overrides))
-    if problems := check_ports(listens(settings)):
+    if problems := check_copies(settings) + check_ports(listens(settings)):
         raise Refused("\n".join(problems))
     with claim(settings.data_dir):
         screen = Screen(verbose=verbose)

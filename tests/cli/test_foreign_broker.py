@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from qingyu_ai.cli.preflight import free_ports
 from tests.cli.command import Run, ports
+from tests.nats_process import NatsProcess
 from tests.waiting import eventually_sync
 
 
@@ -30,3 +32,15 @@ def test_a_server_that_is_not_there_is_named_soon_with_its_setting_and_what_to_d
     assert up.children() == []
     up.process.send_signal(signal.SIGINT)
     assert up.finish() == 0
+
+
+def test_copies_that_a_single_server_cannot_keep_end_a_process_with_one_line(
+    run: Run, nats_process: NatsProcess
+) -> None:
+    for module in ("services.chat", "bridge"):
+        process = run(module=module, **ports(NATS_URL=nats_process.url, QINGYU_BUS__REPLICAS="3"))
+        assert process.finish() == 2, process.output
+        [line] = process.output.splitlines()
+        assert json.loads(line)["error"] == (
+            "QINGYU_BUS__REPLICAS is 3, and the NATS server is no cluster: set it to 1, or NATS_URL to a cluster"
+        )

@@ -56,3 +56,10 @@ def test_an_address_that_can_be_none_is_refused_with_what_is_accepted(run: Run, 
 
 def test_an_address_in_the_settings_is_refused_under_its_own_name(run: Run) -> None:
     assert refused(run, QINGYU_NATS__URL="http://x").startswith("QINGYU_NATS__URL is 'http://x': ")
+
+
+def test_copies_that_a_single_server_cannot_keep_are_refused(run: Run) -> None:
+    assert refused(run, QINGYU_BUS__REPLICAS="3") == (
+        "QINGYU_BUS__REPLICAS is 3, and `up` starts a single NATS server: "
+        "set it to 1, or NATS_URL to a cluster of your own with at least 3 servers\n"
+    )
