@@ -93,25 +93,25 @@ async def run() -> int:
 async def _work_or_interrupt(
     supervisor: Supervisor, settings: Settings, tour: Path, terminal: Terminal, interrupt: Interrupt
 ) -> str:
-    """Start and tour, unless a signal comes first.
+    """Start and tour, unless a signal comes first or a process gives up.
 
     Returns:
         What went wrong, or an empty text.
     """
     work = asyncio.create_task(_work(supervisor, settings, tour, terminal))
-    asked = asyncio.create_task(interrupt.asked.wait())
-    await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (work, asked):
+    ended = asyncio.create_task(interrupt.asked_or(supervisor.hopeless))
+    await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (work, ended):
         task.cancel()
     try:
         await work
     except DemoFailed as e:
         return str(e)
     except asyncio.CancelledError:
-        return "interrupted"
+        return supervisor.gave_up() or "interrupted"
     finally:
         with suppress(asyncio.CancelledError):
-            await asked
+            await ended
     return ""
 
 

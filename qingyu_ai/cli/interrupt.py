@@ -28,6 +28,16 @@ class Interrupt:
         self._on_second = on_second
         self._first = 0.0
 
+    async def asked_or(self, *others: asyncio.Event) -> None:
+        """Return when a signal has come, or one of these events is set."""
+        waiting = [asyncio.create_task(event.wait()) for event in (self.asked, *others)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals over from Python, which would raise KeyboardInterrupt anywhere."""

@@ -10,10 +10,11 @@ from contextlib import suppress
 
 from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
-from . import probe
+from . import logline, probe
 from .console import Screen
 from .interrupt import Interrupt
 from .preflight import Refused, check_copies, check_ports, claim, free_ports
+from .process import HOPELESS_STATUS
 from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
@@ -32,7 +33,8 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
     """Run the system until a signal stops it.
 
     Returns:
-        The exit status: 0 after a clean stop, 1 when a process had to be killed or failed while it stopped.
+        The exit status: 0 after a clean stop, 1 when a process had to be killed or failed while it stopped, 2 when one
+        gave up before it was ever ready, because its settings do not hold.
 
     Raises:
         Refused: it cannot start here; nothing was started.
@@ -62,14 +64,22 @@ async def _until_stopped(supervisor: Supervisor, settings: Settings, screen: Scr
     interrupt = Interrupt(on_second=supervisor.kill)
     with interrupt.listening():
         running = asyncio.create_task(_start(supervisor, settings, screen))
-        await interrupt.asked.wait()
-        screen.say("stopping; once more kills everything at once")
+        await interrupt.asked_or(supervisor.hopeless)
+        hopeless = supervisor.gave_up()
+        interrupt.asked.set()  # from here on one signal is the second
+        screen.say(
+            "stopping; Ctrl-C kills everything at once" if hopeless else "stopping; once more kills everything at once"
+        )
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
         failed = await supervisor.stop()
     if failed:
         screen.say(f"stopped, but not cleanly: {', '.join(p.program.name for p in failed)}", "bold red")
+    if hopeless:
+        screen.say(logline.printable(hopeless), "bold red")
+        return HOPELESS_STATUS
+    if failed:
         return 1
     screen.say("stopped")
     return 0

@@ -78,6 +78,18 @@ def test_up_that_was_started_with_nohup_outlives_its_terminal(run: Run) -> None:
     assert "not cleanly" not in up.output
 
 
+@pytest.mark.parametrize("name", ["chat", "bridge"])
+def test_a_child_whose_settings_do_not_hold_ends_everything_and_is_named_last(run: Run, name: str) -> None:
+    up = run("up", **ports(**{FAULT: f"{name} refuses"}))
+    assert up.finish() == 2
+    assert up.output.count(f"{name:<8} │ ● starting") == 1
+    assert "nats     │ ● stopped: exit status 0" in up.output
+    assert up.output.splitlines()[-1] == (
+        f"{name} cannot run as it is set up (exit status 2): set QINGYU_{name.upper()}__PORT to a free one"
+    )
+    assert "not cleanly" not in up.output
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_nothing_is_left_when_up_itself_is_killed(run: Run) -> None:
     up = run("up", **ports())
@@ -183,6 +195,13 @@ def test_a_demo_whose_process_never_gets_ready_says_what_it_waited_for(run: Run,
     assert "not everything was up after 3 s" in demo.output
     assert "chat is ready" in demo.output  # its log
     assert list(tmp_path.glob("qingyu-demo-*")) == []
+
+
+def test_a_demo_whose_process_refuses_its_settings_does_not_wait_for_it(run: Run) -> None:
+    demo = run("demo", **{FAULT: "chat refuses"})
+    assert demo.finish(60) == 1
+    assert "not everything was up" not in demo.output
+    assert "The demo failed: chat cannot run as it is set up (exit status 2): set QINGYU_CHAT__PORT" in demo.output
 
 
 def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> None:
