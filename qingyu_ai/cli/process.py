@@ -180,11 +180,6 @@ class Process:
             started = loop.time()
             status = await self._run_once(started)
             self.up.clear()
-            if self._stop.is_set():
-                # Killed by SIGTERM is how a program ends that was stopped before it could install its own handler.
-                ended = not self._killed and status in (0, -signal.SIGTERM)
-                last = Stopped(describe_exit(status), clean=ended)
-                break
             lived = loop.time() - started
             self._proven = self._proven or lived >= self._backoff.healthy_after_seconds
             if status == HOPELESS_STATUS and not self._proven:
@@ -192,6 +187,11 @@ class Process:
                 self._tell(GaveUp(describe_exit(status), logline.gist(self._last_line)))
                 self._on_hopeless()
                 return
+            if self._stop.is_set():
+                # Killed by SIGTERM is how a program ends that was stopped before it could install its own handler.
+                ended = not self._killed and status in (0, -signal.SIGTERM)
+                last = Stopped(describe_exit(status), clean=ended)
+                break
             wait = self._backoff.died(lived)
             self.reason = f"it died: {describe_exit(status)}"
             self._tell(Exited(describe_exit(status), wait, self._backoff.deaths))

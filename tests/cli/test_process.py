@@ -64,6 +64,19 @@ async def test_a_process_whose_settings_do_not_hold_is_not_started_again(memory:
     assert not memory.of("strict", Exited)
 
 
+async def test_a_process_that_refuses_its_settings_while_it_is_stopped_has_given_up(memory: Memory) -> None:
+    refuses = OBEDIENT.replace("sys.exit(0)", "sys.exit(2)")
+
+    async def ready() -> str:
+        return "it looks at its settings"
+
+    process = Process(python("strict", refuses, ready=ready), memory.watcher)
+    process.start()
+    await eventually(memory.said("strict", "ready"))
+    await process.stop()
+    assert process.state == GaveUp("exit status 2", "ready")
+
+
 async def test_a_process_that_died_of_something_else_before_may_still_refuse_its_settings(
     start: Start, memory: Memory, tmp_path: Path
 ) -> None:
