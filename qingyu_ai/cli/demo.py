@@ -70,15 +70,15 @@ async def run() -> int:
     """
     terminal = Terminal()
     tour = nats_server.shipped("examples/tour.py")
-    with tempfile.TemporaryDirectory(prefix="qingyu-demo-") as folder:
+    interrupt = Interrupt()
+    with interrupt.listening(), tempfile.TemporaryDirectory(prefix="qingyu-demo-") as folder:
         settings, env = _settings(Path(folder))
         logs = LogFiles(Path(folder) / "logs")
         supervisor = Supervisor(programs(settings, env), logs.watcher)
-        interrupt = Interrupt(on_second=supervisor.kill)
-        with interrupt.listening():
-            problem = await _work_or_interrupt(supervisor, settings, tour, terminal, interrupt)
-            terminal.print("stopping …", style="dim")
-            failed = await supervisor.stop()
+        interrupt.on_second = supervisor.kill
+        problem = await _work_or_interrupt(supervisor, settings, tour, terminal, interrupt)
+        terminal.print("stopping …", style="dim")
+        failed = await supervisor.stop()
         if interrupt.asked.is_set():
             return INTERRUPTED_STATUS
         problems = [problem] if problem else []

@@ -40,6 +40,12 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
         Refused: it cannot start here; nothing was started.
         NotInstalled: a part of it is missing.
     """
+    interrupt = Interrupt()
+    with interrupt.listening():
+        return await _run(settings, interrupt, verbose=verbose)
+
+
+async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> int:
     overrides = _choose_zero_ports(settings)
     settings = load(**overrides) if overrides else settings
     wanted = programs(settings, as_environment(overrides))
@@ -55,25 +61,24 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
             supervisor = Supervisor(
                 wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
             )
-            return await _until_stopped(supervisor, settings, screen)
+            interrupt.on_second = supervisor.kill
+            return await _until_stopped(supervisor, settings, interrupt, screen)
         finally:
             screen.close()
 
 
-async def _until_stopped(supervisor: Supervisor, settings: Settings, screen: Screen) -> int:
-    interrupt = Interrupt(on_second=supervisor.kill)
-    with interrupt.listening():
-        running = asyncio.create_task(_start(supervisor, settings, screen))
-        await interrupt.asked_or(supervisor.hopeless)
-        hopeless = supervisor.gave_up()
-        interrupt.asked.set()  # from here on one signal is the second
-        screen.say(
-            "stopping; Ctrl-C kills everything at once" if hopeless else "stopping; once more kills everything at once"
-        )
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-        failed = await supervisor.stop()
+async def _until_stopped(supervisor: Supervisor, settings: Settings, interrupt: Interrupt, screen: Screen) -> int:
+    running = asyncio.create_task(_start(supervisor, settings, screen))
+    await interrupt.asked_or(supervisor.hopeless)
+    hopeless = supervisor.gave_up()
+    interrupt.asked.set()  # from here on one signal is the second
+    screen.say(
+        "stopping; Ctrl-C kills everything at once" if hopeless else "stopping; once more kills everything at once"
+    )
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    failed = await supervisor.stop()
     if failed:
         screen.say(f"stopped, but not cleanly: {', '.join(p.program.name for p in failed)}", "bold red")
     if hopeless:
