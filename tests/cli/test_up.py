@@ -26,7 +26,8 @@ def test_up_starts_everything_says_where_it_is_and_stops_cleanly_on_ctrl_c(run: 
     assert f"The bridge listens on {target}" in up.output
     assert f"python examples/tour.py --target {target}" in up.output
     assert f"http://127.0.0.1:{where['QINGYU_BRIDGE__METRICS_PORT']}/metrics" in up.output
-    assert re.search(r"^bridge   │ \d\d:\d\d:\d\d info     bridge is ready  nats=.*data_dir=", up.output, re.MULTILINE)
+    ready = re.compile(r"^bridge   │ \d\d:\d\d:\d\d info     bridge is ready  nats=.*data_dir=", re.MULTILINE)
+    eventually_sync(lambda: ready.search(up.output))  # it logs this after it answers
     children = up.children()
     up.process.send_signal(signal.SIGINT)
     assert up.finish() == 0
