@@ -74,7 +74,9 @@ def _unknown(path: Location, settings: Model) -> str:
 
 def _wrong(path: Location, value: object, annotation: Any, metadata: Sequence[object]) -> str:
     accepted = _accepted(annotation, metadata, path)
-    hidden = _is_section(annotation) or annotation is SecretStr or str(path[-1]).lower().endswith(SECRET_NAMES)
+    # A section or a dict may hold secrets under names of its own.
+    nested = _is_section(annotation) or get_origin(annotation) is dict
+    hidden = nested or annotation is SecretStr or str(path[-1]).lower().endswith(SECRET_NAMES)
     return f"{_name(path)} must be {accepted}" if hidden else f"{_name(path)} is {_shown(value)}; it must be {accepted}"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
+from qingyu_ai.setting_words import unreadable
 from qingyu_ai.settings import SettingsError, load
 
 
@@ -85,3 +87,15 @@ def test_value_that_may_hold_a_password_is_not_shown(monkeypatch: pytest.MonkeyP
     assert "secret" not in refusal(nats={"url": ["nats://me:secret@host:4222"]})
     monkeypatch.setenv("QINGYU_NATS", "nats://me:secret@host:4222")
     assert "secret" not in refusal()
+
+
+def test_names_with_values_that_cannot_be_read_are_not_shown() -> None:
+    class Server(BaseModel):
+        api_key: SecretStr
+
+    class Servers(BaseModel):
+        servers: dict[str, Server]
+
+    assert unreadable({"QINGYU_SERVERS": '{"one": {"api_key": "secret"'}, Servers) == [
+        'QINGYU_SERVERS must be names with values in braces, such as {"name": "value"}'
+    ]
