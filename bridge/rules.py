@@ -64,7 +64,7 @@ def _required(field: str, value: str) -> Sequence[Violation]:
 
 def _between(field: str, value: float, low: float, high: float) -> Sequence[Violation]:
     # Written so that NaN fails too.
-    return NONE if low <= value <= high else [(field, f"must be between {low:g} and {high:g}")]
+    return NONE if low <= value <= high else [(field, f"must be between {low} and {high}")]
 
 
 def _tool_name(field: str, value: str) -> Sequence[Violation]:

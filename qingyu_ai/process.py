@@ -12,7 +12,7 @@ import uvloop
 from prometheus_client import Counter, Gauge, Histogram
 
 from .bus.connection import NatsBus
-from .bus.errors import TransportError
+from .bus.errors import TransportError, Unfit
 from .bus.worker import Worker
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
@@ -67,6 +67,9 @@ async def _supervised(main: Main, settings: Settings) -> int:
     except SettingsError as e:
         log.error("settings_do_not_hold", error=str(e))
         return EXIT_SETTINGS
+    except Unfit as e:
+        log.error("broker_unfit", error=str(e))
+        return EXIT_SETTINGS
     except TransportError as e:
         log.error("bus_not_available", error=str(e))
         return EXIT_LOST
@@ -105,7 +108,7 @@ async def worker_process(
         metadata: what the worker says of itself when asked who is there.
 
     Raises:
-        TransportError: there is no broker.
+        TransportError: there is no broker, or not the one that the settings want.
         AddressTaken: the metrics port cannot be had.
     """
     bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set)

@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import SettingsError as Unreadable
 from yaml import YAMLError
+
+from . import nats_url, setting_words
+from .setting_words import env_name as env_name
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -270,6 +274,7 @@ def load(**overrides: object) -> Settings:
         SettingsError: a value is missing, unknown or out of range, or the file that `QINGYU_CONFIG` names is not there.
     """
     named = os.environ.get("QINGYU_CONFIG")
+    file = named or "qingyu.yaml"
     if named and not Path(named).is_file():
         raise SettingsError(f"QINGYU_CONFIG names {named}, which is not a file")
     if strangers := _unknown_names():
@@ -277,14 +282,20 @@ def load(**overrides: object) -> Settings:
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as e:
-        lines = [f"  {env_name(err['loc'])}: {err['msg']}" for err in e.errors(include_url=False)]
-        raise SettingsError("settings that do not hold:\n" + "\n".join(lines)) from None
-    except (YAMLError, TypeError, ValueError) as e:
-        file = named or "qingyu.yaml"
-        raise SettingsError(f"{file} is no YAML mapping of settings: {' '.join(str(e).split())}") from None
+        raise SettingsError(_listed(setting_words.complaints(e, Settings))) from None
+    except Unreadable as e:
+        raise SettingsError(_listed(setting_words.unreadable(os.environ, Settings) or [str(e)])) from None
+    except YAMLError as e:
+        raise SettingsError(f"{file} is no YAML: {' '.join(str(e).split())}") from None
+    except (TypeError, ValueError, AttributeError):
+        raise SettingsError(
+            f"{file} is no mapping of sections, such as `bridge:` with `  port: 50051` below it"
+        ) from None
     url = os.environ.get("NATS_URL", "")
     if url and not settings.nats.url:
         settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
+    if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
+        raise SettingsError(problem)
     bus = settings.bus
     if bus.longest_deadline_seconds >= bus.log_age_seconds:
         raise SettingsError(
@@ -292,6 +303,11 @@ def load(**overrides: object) -> Settings:
             f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
+
+
+def broker_setting(settings: Settings) -> str:
+    """The variable that names the broker's address."""
+    return "NATS_URL" if os.environ.get("NATS_URL") == settings.nats.url else env_name(("nats", "url"))
 
 
 def without_password(url: str) -> str:
@@ -313,6 +329,5 @@ def _unknown_names() -> list[str]:
     return lines
 
 
-def env_name(path: tuple[int | str, ...]) -> str:
-    """Name the environment variable of a setting: `("bridge", "port")` → `QINGYU_BRIDGE__PORT`."""
-    return "QINGYU_" + "__".join(str(p).upper() for p in path)
+def _listed(lines: list[str]) -> str:
+    return "settings that do not hold:\n" + "\n".join(f"  {line}" for line in lines)

@@ -158,7 +158,9 @@ class NatsBus:
         self._on_reconnect.append(hook)
 
     async def _reconnected(self) -> None:
-        log.info("bus_reconnected", server=self._nc.connected_url.netloc if self._nc.connected_url else "")
+        log.info(
+            "bus_reconnected", server=self._nc.connected_url.netloc.rpartition("@")[2] if self._nc.connected_url else ""
+        )
         for hook in self._on_reconnect:
             try:
                 await hook()

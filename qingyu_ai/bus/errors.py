@@ -367,6 +367,10 @@ class StoreRefused(TransportError):
         self.description = description
 
 
+class Unfit(TransportError):
+    """The broker cannot do what the settings want, however often it is asked. The message names the setting."""
+
+
 class PayloadTooLarge(TransportError):
     """Headers and payload together are larger than the broker carries; nothing was sent."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -23,12 +24,16 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import subjects
+from .errors import Disconnected, StoreRefused, Unfit
 from .transport import Queue
+
+NO_CLUSTER = 10074
+"""The error of a single server that is asked for copies."""
 
 LOG = "AI_LOG"
 CALLS = "KV_ai_calls"
@@ -125,8 +130,24 @@ async def ensure(js: JetStreamContext, bus: BusSettings) -> None:
     """Make what is missing and bring the rest up to the settings. Safe to run from many processes at once.
 
     Raises:
-        nats.errors.Error: the broker refused; its text says why.
+        Unfit: the settings want copies, and the server is a single one.
+        StoreRefused: the server makes no such streams now; its text says why.
+        Disconnected: it does not answer.
     """
+    try:
+        await _make_all(js, bus)
+    except APIError as e:
+        if e.err_code == NO_CLUSTER:
+            raise Unfit(
+                f"QINGYU_BUS__REPLICAS is {bus.replicas}, and the NATS server is no cluster: "
+                "set it to 1, or NATS_URL to a cluster"
+            ) from None
+        raise StoreRefused("streams of the bus", e.err_code or 503, e.description or "no JetStream now") from e
+    except (nats.errors.Error, TimeoutError) as e:
+        raise Disconnected(f"NATS did not make the streams of the bus: {str(e) or type(e).__name__}") from e
+
+
+async def _make_all(js: JetStreamContext, bus: BusSettings) -> None:
     for plan in plans(bus):
         config = replace(plan.config(bus.replicas), subjects=job_subjects(plan))
         try:

@@ -16,7 +16,7 @@ import rich.console
 from rich.text import Text
 
 from . import backoff, logline
-from .process import Exited, Program, Starting, State, Stopped, Stopping, Up, Watcher
+from .process import Exited, GaveUp, Program, Starting, State, Stopped, Stopping, Up, Watcher
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_magenta")
 LEVELS = {"debug": "dim", "info": "green", "warning": "yellow", "error": "bold red", "critical": "bold white on red"}
@@ -153,6 +153,8 @@ def describe(state: State) -> tuple[str, str]:
             return f"up (pid {pid}) after {seconds:.1f} s", "green"
         case Exited(how, retry_seconds, _):
             return f"exited: {how}; restarting in {retry_seconds:g} s", "bold red"
+        case GaveUp(how, _):
+            return f"gave up: {how}", "bold red"
         case Stopping(seconds):
             return f"stopping, for at most {seconds:g} s", "dim"
         case Stopped(how, clean):

@@ -70,15 +70,15 @@ async def run() -> int:
     """
     terminal = Terminal()
     tour = nats_server.shipped("examples/tour.py")
-    with tempfile.TemporaryDirectory(prefix="qingyu-demo-") as folder:
+    interrupt = Interrupt()
+    with interrupt.listening(), tempfile.TemporaryDirectory(prefix="qingyu-demo-") as folder:
         settings, env = _settings(Path(folder))
         logs = LogFiles(Path(folder) / "logs")
         supervisor = Supervisor(programs(settings, env), logs.watcher)
-        interrupt = Interrupt(on_second=supervisor.kill)
-        with interrupt.listening():
-            problem = await _work_or_interrupt(supervisor, settings, tour, terminal, interrupt)
-            terminal.print("stopping …", style="dim")
-            failed = await supervisor.stop()
+        interrupt.on_second = supervisor.kill
+        problem = await _work_or_interrupt(supervisor, settings, tour, terminal, interrupt)
+        terminal.print("stopping …", style="dim")
+        failed = await supervisor.stop()
         if interrupt.asked.is_set():
             return INTERRUPTED_STATUS
         problems = [problem] if problem else []
@@ -93,25 +93,25 @@ async def run() -> int:
 async def _work_or_interrupt(
     supervisor: Supervisor, settings: Settings, tour: Path, terminal: Terminal, interrupt: Interrupt
 ) -> str:
-    """Start and tour, unless a signal comes first.
+    """Start and tour, unless a signal comes first or a process gives up.
 
     Returns:
         What went wrong, or an empty text.
     """
     work = asyncio.create_task(_work(supervisor, settings, tour, terminal))
-    asked = asyncio.create_task(interrupt.asked.wait())
-    await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (work, asked):
+    ended = asyncio.create_task(interrupt.asked_or(supervisor.hopeless))
+    await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (work, ended):
         task.cancel()
     try:
         await work
     except DemoFailed as e:
         return str(e)
     except asyncio.CancelledError:
-        return "interrupted"
+        return supervisor.gave_up() or "interrupted"
     finally:
         with suppress(asyncio.CancelledError):
-            await asked
+            await ended
     return ""
 
 

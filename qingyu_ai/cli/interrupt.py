@@ -18,19 +18,26 @@ SAME_SECONDS = 0.4
 class Interrupt:
     """What signals have asked for so far."""
 
-    def __init__(self, on_second: Callable[[], None]) -> None:
-        """Prepare it.
-
-        Args:
-            on_second: called when somebody is too impatient for an orderly stop.
-        """
+    def __init__(self) -> None:
+        """Prepare it."""
         self.asked = asyncio.Event()
-        self._on_second = on_second
+        self.on_second: Callable[[], None] = lambda: None
+        """Called when somebody is too impatient for an orderly stop."""
         self._first = 0.0
+
+    async def asked_or(self, *others: asyncio.Event) -> None:
+        """Return when a signal has come, or one of these events is set."""
+        waiting = [asyncio.create_task(event.wait()) for event in (self.asked, *others)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals over from Python, which would raise KeyboardInterrupt anywhere."""
+        """Take the signals over from Python, which would raise KeyboardInterrupt anywhere; afterwards they do nothing."""
         loop = asyncio.get_running_loop()
         # `nohup` asks for a life beyond the terminal by ignoring SIGHUP, and means it.
         unattended = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -42,11 +49,13 @@ class Interrupt:
         finally:
             for number in taken:
                 loop.remove_signal_handler(number)
+                # What was started has ended; a signal in the last moments would only add a traceback.
+                signal.signal(number, signal.SIG_IGN)
 
     def _signalled(self, number: signal.Signals) -> None:
         now = asyncio.get_running_loop().time()
         if not self.asked.is_set():
             self._first = now
         elif number is signal.SIGINT or now - self._first > SAME_SECONDS:
-            self._on_second()
+            self.on_second()
         self.asked.set()

@@ -38,6 +38,15 @@ def parse(text: str) -> LogLine | None:
     return None
 
 
+def gist(text: str) -> str:
+    """What a line says, without its time and level: of an error, what is wrong."""
+    line = parse(text)
+    if line is None:
+        return text.strip()
+    error = dict(line.fields).get("error", "")
+    return str(json.loads(error)) if error.startswith('"') else error or line.event
+
+
 def printable(text: str) -> str:
     """Spell out control characters: a log line holds other people's text, and a terminal obeys such characters."""
     return text.translate(_CONTROL)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from qingyu_ai.settings import Settings
+
 from .programs import Listen
 
 LOCK = "up.lock"
@@ -18,6 +20,17 @@ LAST_PORT = 65535
 
 class Refused(Exception):
     """The system cannot start here. The message has one line for each problem."""
+
+
+def check_copies(settings: Settings) -> list[str]:
+    """The server that `up` starts is a single one, and keeps everything once."""
+    copies = settings.bus.replicas
+    if settings.nats.url or copies == 1:
+        return []
+    return [
+        f"QINGYU_BUS__REPLICAS is {copies}, and `up` starts a single NATS server: "
+        f"set it to 1, or NATS_URL to a cluster of your own with at least {copies} servers"
+    ]
 
 
 def check_ports(ports: Iterable[Listen]) -> list[str]:

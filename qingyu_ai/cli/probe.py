@@ -118,4 +118,6 @@ def _reason(e: Exception) -> str:
         return "timeout"
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     return str(cause) or type(cause).__name__

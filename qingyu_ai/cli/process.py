@@ -18,6 +18,9 @@ from .backoff import Backoff
 TETHER = str(Path(__file__).with_name("tether.py"))
 
 PROBE_EVERY_SECONDS = 0.1
+HOPELESS_STATUS = 2
+"""How a process ends whose settings do not hold, or whose address is taken: `EXIT_SETTINGS` in qingyu_ai/process.py."""
+
 LAST_WORDS_SECONDS = 1.0
 """How long to read on after a child's death; only a grandchild in a session of its own can keep the pipe open."""
 
@@ -73,6 +76,15 @@ class Exited:
 
 
 @dataclass(frozen=True)
+class GaveUp:
+    """Ended before it was ever ready, and said that starting it again changes nothing."""
+
+    how: str
+    why: str
+    """The last that it said."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """Was asked to end."""
 
@@ -87,7 +99,7 @@ class Stopped:
     clean: bool
 
 
-State = Starting | Up | Exited | Stopping | Stopped
+State = Starting | Up | Exited | GaveUp | Stopping | Stopped
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,18 @@ class Watcher:
 class Process:
     """A supervised child. Its session is its own, so a terminal's Ctrl-C reaches only the supervisor."""
 
-    def __init__(self, program: Program, watcher: Watcher, backoff: Backoff | None = None) -> None:
-        """Prepare it; `start` runs it."""
+    def __init__(
+        self,
+        program: Program,
+        watcher: Watcher,
+        backoff: Backoff | None = None,
+        on_hopeless: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare it; `start` runs it.
+
+        Args:
+            on_hopeless: called when it has given up.
+        """
         self.program = program
         self.state: State | None = None
         self.reason = ""
@@ -110,6 +132,10 @@ class Process:
         self.up = asyncio.Event()
         self._watcher = watcher
         self._backoff = backoff or Backoff()
+        self._on_hopeless = on_hopeless
+        self._proven = False
+        """Whether it has been ready once, so that its settings did hold."""
+        self._last_line = ""
         self._stop = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._killed = False
@@ -154,12 +180,19 @@ class Process:
             started = loop.time()
             status = await self._run_once(started)
             self.up.clear()
+            lived = loop.time() - started
+            self._proven = self._proven or lived >= self._backoff.healthy_after_seconds
+            if status == HOPELESS_STATUS and not self._proven:
+                self.reason = f"it gave up: {describe_exit(status)}"
+                self._tell(GaveUp(describe_exit(status), logline.gist(self._last_line)))
+                self._on_hopeless()
+                return
             if self._stop.is_set():
                 # Killed by SIGTERM is how a program ends that was stopped before it could install its own handler.
                 ended = not self._killed and status in (0, -signal.SIGTERM)
                 last = Stopped(describe_exit(status), clean=ended)
                 break
-            wait = self._backoff.died(loop.time() - started)
+            wait = self._backoff.died(lived)
             self.reason = f"it died: {describe_exit(status)}"
             self._tell(Exited(describe_exit(status), wait, self._backoff.deaths))
             with suppress(TimeoutError):
@@ -201,6 +234,7 @@ class Process:
         )
         try:
             async for line in logline.lines(reader):
+                self._last_line = line.strip() or self._last_line
                 self._watcher.line(self.program, line)
         finally:
             transport.close()
@@ -213,6 +247,7 @@ class Process:
             await asyncio.sleep(PROBE_EVERY_SECONDS)
         self.reason = ""
         if not self._stop.is_set():
+            self._proven = self._proven or self.program.ready is not probe.alive
             self._tell(Up(pid, asyncio.get_running_loop().time() - started))
             self.up.set()
 

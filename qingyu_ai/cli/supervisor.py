@@ -8,7 +8,7 @@ from itertools import groupby
 
 from .backoff import Backoff
 from .probe import Probe
-from .process import Process, Program, Stage, Watcher
+from .process import GaveUp, Process, Program, Stage, Watcher
 
 
 class Supervisor:
@@ -31,9 +31,12 @@ class Supervisor:
             backoff: makes the waits between restarts of one process.
         """
         by_stage = sorted(programs, key=lambda p: p.stage)
-        self.processes: Sequence[Process] = [Process(p, watcher, backoff()) for p in by_stage]
+        self.hopeless = asyncio.Event()
+        """Set when a process has given up: the system cannot become what it should be."""
+        self.processes: Sequence[Process] = [Process(p, watcher, backoff(), self.hopeless.set) for p in by_stage]
         self._before = before
-        self._before_reason = ""
+        self.before_reason = ""
+        """Why what somebody else runs is not ready; empty when it is."""
 
     def __repr__(self) -> str:
         return f"<Supervisor {list(self.processes)}>"
@@ -44,10 +47,11 @@ class Supervisor:
         Only the broker holds the others back. Workers and bridges wait for each other by themselves, as in a cluster.
         """
         if self._before:
+            self.before_reason = "no answer yet"
             while reason := await self._before():
-                self._before_reason = reason
+                self.before_reason = reason
                 await asyncio.sleep(0.2)
-            self._before_reason = ""
+            self.before_reason = ""
         brokers = [p for p in self.processes if p.program.stage is Stage.BROKER]
         for group in (brokers, [p for p in self.processes if p not in brokers]):
             for process in group:
@@ -59,21 +63,30 @@ class Supervisor:
         """Stop everything, the last stage first.
 
         Returns:
-            The processes that did not end as they should.
+            The processes that did not end as they should; those that gave up are not among them.
         """
         for stage in reversed(self._stages()):
             await asyncio.gather(*(process.stop() for process in stage))
-        return [process for process in self.processes if process.state is not None and not process.clean]
+        ended = [p for p in self.processes if p.state is not None and not isinstance(p.state, GaveUp)]
+        return [process for process in ended if not process.clean]
 
     def kill(self) -> None:
         """Kill everything now; `stop` returns soon after."""
         for process in self.processes:
             process.kill()
 
+    def gave_up(self) -> str:
+        """Which process has given up, and why; empty when none has."""
+        return "; ".join(
+            f"{p.program.name} cannot run as it is set up ({p.state.how}): {p.state.why}"
+            for p in self.processes
+            if isinstance(p.state, GaveUp)
+        )
+
     def waiting(self) -> dict[str, str]:
         """What is not ready, and why."""
-        if self._before_reason:
-            return {"nats": self._before_reason}
+        if self.before_reason:
+            return {"nats": self.before_reason}
         return {p.program.name: p.reason for p in self.processes if p.state is not None and not p.up.is_set()}
 
     def _stages(self) -> list[list[Process]]:

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from qingyu_ai.settings import Settings, load, without_password
+from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
-from . import probe
+from . import logline, probe
 from .console import Screen
 from .interrupt import Interrupt
-from .preflight import Refused, check_ports, claim, free_ports
+from .preflight import Refused, check_copies, check_ports, claim, free_ports
+from .process import HOPELESS_STATUS
 from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
 REMIND_EVERY_SECONDS = 10.0
+BROKER_REMIND_SECONDS = 1.5
+"""A broker that somebody else runs is either there or not: what it lacks is said soon, and then as often as the rest."""
 
 
 def _python() -> str:
@@ -30,16 +33,23 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
     """Run the system until a signal stops it.
 
     Returns:
-        The exit status: 0 after a clean stop, 1 when a process had to be killed or failed while it stopped.
+        The exit status: 0 after a clean stop, 1 when a process had to be killed or failed while it stopped, 2 when one
+        gave up before it was ever ready, because its settings do not hold.
 
     Raises:
         Refused: it cannot start here; nothing was started.
         NotInstalled: a part of it is missing.
     """
+    interrupt = Interrupt()
+    with interrupt.listening():
+        return await _run(settings, interrupt, verbose=verbose)
+
+
+async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> int:
     overrides = _choose_zero_ports(settings)
     settings = load(**overrides) if overrides else settings
     wanted = programs(settings, as_environment(overrides))
-    if problems := check_ports(listens(settings)):
+    if problems := check_copies(settings) + check_ports(listens(settings)):
         raise Refused("\n".join(problems))
     with claim(settings.data_dir):
         screen = Screen(verbose=verbose)
@@ -47,34 +57,41 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
             external = settings.nats.url
             if external:
                 where = ", ".join(without_password(s) for s in settings.nats.servers)
-                screen.say(f"uses the NATS server at {where} (NATS_URL, QINGYU_NATS__URL); starts none of its own")
+                screen.say(f"uses the NATS server at {where} ({broker_setting(settings)}); starts none of its own")
             supervisor = Supervisor(
                 wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
             )
-            return await _until_stopped(supervisor, settings, screen)
+            interrupt.on_second = supervisor.kill
+            return await _until_stopped(supervisor, settings, interrupt, screen)
         finally:
             screen.close()
 
 
-async def _until_stopped(supervisor: Supervisor, settings: Settings, screen: Screen) -> int:
-    interrupt = Interrupt(on_second=supervisor.kill)
-    with interrupt.listening():
-        running = asyncio.create_task(_start(supervisor, settings, screen))
-        await interrupt.asked.wait()
-        screen.say("stopping; once more kills everything at once")
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-        failed = await supervisor.stop()
+async def _until_stopped(supervisor: Supervisor, settings: Settings, interrupt: Interrupt, screen: Screen) -> int:
+    running = asyncio.create_task(_start(supervisor, settings, screen))
+    await interrupt.asked_or(supervisor.hopeless)
+    hopeless = supervisor.gave_up()
+    interrupt.asked.set()  # from here on one signal is the second
+    screen.say(
+        "stopping; Ctrl-C kills everything at once" if hopeless else "stopping; once more kills everything at once"
+    )
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    failed = await supervisor.stop()
     if failed:
         screen.say(f"stopped, but not cleanly: {', '.join(p.program.name for p in failed)}", "bold red")
+    if hopeless:
+        screen.say(logline.printable(hopeless), "bold red")
+        return HOPELESS_STATUS
+    if failed:
         return 1
     screen.say("stopped")
     return 0
 
 
 async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
-    reminding = asyncio.create_task(_remind(supervisor, screen))
+    reminding = asyncio.create_task(_remind(supervisor, settings, screen))
     try:
         await supervisor.start()
     finally:
@@ -82,12 +99,26 @@ async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> 
     screen.block(welcome(settings))
 
 
-async def _remind(supervisor: Supervisor, screen: Screen) -> None:
+async def _remind(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
     """Say what a slow start waits for."""
+    await asyncio.sleep(BROKER_REMIND_SECONDS)
+    if supervisor.before_reason:
+        screen.say(_advice(supervisor.before_reason, settings), "yellow")
     while True:
         await asyncio.sleep(REMIND_EVERY_SECONDS)
+        if supervisor.before_reason:
+            screen.say(_advice(supervisor.before_reason, settings), "yellow")
+            continue
         for name, reason in supervisor.waiting().items():
             screen.say(f"still waiting for {name}: {reason}", "yellow")
+
+
+def _advice(reason: str, settings: Settings) -> str:
+    setting = broker_setting(settings)
+    return (
+        f"waiting for the NATS server that {setting} names: {reason}. "
+        f"Start that server, or correct {setting}; without it `up` starts a server of its own"
+    )
 
 
 def welcome(settings: Settings) -> list[str]:

@@ -30,6 +30,11 @@ def test_ids_that_do_not(bad: str) -> None:
     assert [field for field, _ in check_id("f", bad)] == ["f"]
 
 
+def test_a_limit_is_written_with_all_its_digits() -> None:
+    request = ai.ChatRequest(messages=[common.Message(role="user", content="x")], max_tokens=2_000_000)
+    assert RULES[ai.ChatRequest](request) == [("max_tokens", "must be between 0 and 1000000")]
+
+
 SETTINGS = Settings()
 NOTHING = Incoming("", "")
 

@@ -3,7 +3,8 @@
     python -m tests.cli.dummy_bridge
     python -m tests.cli.dummy_chat
 
-DUMMY_FAULT breaks it: `dies` (at once), `never ready`, `ignores SIGTERM`, or one of the fake agent's faults.
+DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready`, `ignores SIGTERM`, or one of the
+fake agent's faults.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def run(name: str, settings: Settings, metrics_port: int) -> None:
     fault = os.environ.get(FAULT, "")
     if fault == "dies":
         sys.exit(f"{name} has no heart")
+    if fault == f"{name} refuses":
+        log("address_taken", level="error", error=f"set QINGYU_{name.upper()}__PORT to a free one")
+        sys.exit(2)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if fault == "ignores SIGTERM" else lambda *_: stop.set())
 

@@ -11,7 +11,7 @@ import pytest
 from qingyu_ai.cli import console
 from qingyu_ai.cli.console import Screen, Terminal, describe, render
 from qingyu_ai.cli.logline import LogLine
-from qingyu_ai.cli.process import Exited, Program, Starting, State, Stopped, Stopping, Up
+from qingyu_ai.cli.process import Exited, GaveUp, Program, Starting, State, Stopped, Stopping, Up
 
 BRIDGE = Program("bridge", ("true",))
 NATS = Program("nats", ("true",), quiet=True)
@@ -66,6 +66,7 @@ def test_the_brokers_everyday_lines_are_shown_only_on_request() -> None:
         (Starting(7), "starting (pid 7)"),
         (Up(7, 0.52), "up (pid 7) after 0.5 s"),
         (Exited("killed by SIGKILL", 0.5, 1), "exited: killed by SIGKILL; restarting in 0.5 s"),
+        (GaveUp("exit status 2", "port 7 is taken"), "gave up: exit status 2"),
         (Stopping(35), "stopping, for at most 35 s"),
         (Stopped("exit status 0", True), "stopped: exit status 0"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qingyu_ai.cli.logline import LONGEST_LINE, lines, parse, printable
+from qingyu_ai.cli.logline import LONGEST_LINE, gist, lines, parse, printable
 
 
 @pytest.fixture
@@ -106,3 +106,17 @@ async def test_a_line_without_end_comes_in_pieces() -> None:
 
 async def test_bytes_that_are_no_text_do_not_end_the_reading() -> None:
     assert await read(b"\xff\xfe\nnext\n") == ["��", "next"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"event": "address_taken", "level": "error", "error": "port 7 is \\"taken\\""}', 'port 7 is "taken"'),
+        ('{"event": "address_taken", "error": "taken"}', "taken"),
+        ('{"event": "bridge_stopped"}', "bridge_stopped"),
+        ("  QINGYU_BRIDGE__PORT is empty", "QINGYU_BRIDGE__PORT is empty"),
+        ("[7] 2025/11/24 07:21:22.808865 [FTL] no space left", "no space left"),
+    ],
+)
+def test_the_gist_of_a_line_is_what_is_wrong(text: str, words: str) -> None:
+    assert gist(text) == words

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qingyu_ai.cli.process import Exited, Process, Program, Starting, Stopped, Stopping, Up, describe_exit
+from qingyu_ai.cli.process import Exited, GaveUp, Process, Program, Starting, Stopped, Stopping, Up, describe_exit
 from tests.cli.children import OBEDIENT, STUBBORN, Memory, impatient, python
 from tests.waiting import eventually, eventually_sync
 
@@ -44,6 +44,64 @@ async def test_a_process_that_dies_is_started_again(start: Start, memory: Memory
     await eventually(lambda: len(memory.of("mortal", Starting)) >= 3)
     assert memory.of("mortal", Exited)[0].how == "exit status 3"
     assert [state.deaths for state in memory.of("mortal", Exited)][:2] == [1, 2]
+
+
+REFUSAL = """
+import sys
+print('{"event": "address_taken", "level": "error", "error": "port 7 is taken"}')
+sys.exit(2)
+"""
+
+
+async def test_a_process_whose_settings_do_not_hold_is_not_started_again(memory: Memory) -> None:
+    hopeless = asyncio.Event()
+    process = Process(python("strict", REFUSAL), memory.watcher, impatient(), hopeless.set)
+    process.start()
+    await asyncio.wait_for(hopeless.wait(), 10)
+    assert process.state == GaveUp("exit status 2", "port 7 is taken")
+    await process.stop()
+    assert len(memory.of("strict", Starting)) == 1
+    assert not memory.of("strict", Exited)
+
+
+async def test_a_process_that_refuses_its_settings_while_it_is_stopped_has_given_up(memory: Memory) -> None:
+    refuses = OBEDIENT.replace("sys.exit(0)", "sys.exit(2)")
+
+    async def ready() -> str:
+        return "it looks at its settings"
+
+    process = Process(python("strict", refuses, ready=ready), memory.watcher)
+    process.start()
+    await eventually(memory.said("strict", "ready"))
+    await process.stop()
+    assert process.state == GaveUp("exit status 2", "ready")
+
+
+async def test_a_process_that_died_of_something_else_before_may_still_refuse_its_settings(
+    start: Start, memory: Memory, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    code = f"""
+import pathlib, sys
+note = pathlib.Path({str(note)!r})
+status = 2 if note.exists() else 1
+note.touch()
+sys.exit(status)
+"""
+    start(python("strict", code))
+    await eventually(lambda: memory.of("strict", GaveUp))
+    assert [state.how for state in memory.of("strict", Exited)] == ["exit status 1"]
+
+
+async def test_a_process_that_was_ready_once_is_started_again_whatever_its_status(start: Start, memory: Memory) -> None:
+    async def ready() -> str:
+        return ""
+
+    waits = "import sys, time\ntime.sleep(0.3)\nsys.exit(2)"
+    start(python("proven", waits, ready=ready))
+    await eventually(lambda: len(memory.of("proven", Starting)) >= 2)
+    assert memory.of("proven", Up)
+    assert memory.of("proven", Exited)[0].how == "exit status 2"
 
 
 async def test_a_killed_process_comes_back_with_another_pid(start: Start, memory: Memory) -> None:

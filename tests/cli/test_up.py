@@ -8,102 +8,14 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports, hold
+from qingyu_ai.cli.preflight import hold
+from tests.cli.command import ROOT, Run, gone, ports
 from tests.cli.dummy_process import FAULT
 from tests.waiting import eventually_sync
-
-ROOT = Path(__file__).parents[2]
-
-
-class Command:
-    """A running `qingyu-ai`, with its output in a file."""
-
-    def __init__(
-        self, folder: Path, *arguments: str, module: str = "tests.cli.dummy_system", prefix: str = "", **env: str
-    ) -> None:
-        self.path = folder / "output"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
-        self.env = {**inherited, "PYTHONPATH": str(ROOT), "QINGYU_DATA_DIR": str(folder / "var"), **env}
-        with self.path.open("w") as file:
-            self.process = psutil.Popen(
-                [*prefix.split(), sys.executable, "-m", module, *arguments],
-                cwd=folder,
-                env=self.env,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def output(self) -> str:
-        """What it has printed so far."""
-        return self.path.read_text()
-
-    def says(self, text: str) -> Callable[[], bool]:
-        """A condition: it has printed this."""
-        return lambda: text in self.output or self.ended(text)
-
-    def ended(self, text: str) -> bool:
-        """Fail early when what was waited for cannot come any more."""
-        if self.process.poll() is None or text in self.output:
-            return False
-        raise AssertionError(f"ended before it said {text!r}:\n{self.output}")
-
-    def finish(self, timeout: float = 15) -> int:
-        """Wait for its end; the exit status."""
-        try:
-            return int(self.process.wait(timeout))
-        except psutil.TimeoutExpired:
-            children = [" ".join(child.cmdline()) for child in self.children()]
-            raise AssertionError(f"still runs after {timeout:g} s with {children}:\n{self.output}") from None
-
-    def children(self) -> list[psutil.Process]:
-        """Its processes."""
-        found: list[psutil.Process] = self.process.children(recursive=True)
-        return found
-
-
-Run = Callable[..., Command]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """Runs commands, and leaves nothing behind."""
-    commands: list[Command] = []
-
-    def start(*arguments: str, **options: str) -> Command:
-        folder = tmp_path / str(len(commands))
-        folder.mkdir()
-        commands.append(Command(folder, *arguments, **options))
-        return commands[-1]
-
-    yield start
-    for command in commands:
-        if command.process.is_running():
-            command.process.kill()
-        command.process.wait()
-
-
-def ports(**more: str) -> dict[str, str]:
-    """Free ports for everything."""
-    nats, monitor, bridge, bridge_metrics, chat_metrics = free_ports(5)
-    return {
-        "QINGYU_NATS__PORT": str(nats),
-        "QINGYU_NATS__MONITOR_PORT": str(monitor),
-        "QINGYU_BRIDGE__PORT": str(bridge),
-        "QINGYU_BRIDGE__METRICS_PORT": str(bridge_metrics),
-        "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
-        **more,
-    }
-
-
-def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
-    return lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
 def test_up_starts_everything_says_where_it_is_and_stops_cleanly_on_ctrl_c(run: Run) -> None:
@@ -114,7 +26,8 @@ def test_up_starts_everything_says_where_it_is_and_stops_cleanly_on_ctrl_c(run: 
     assert f"The bridge listens on {target}" in up.output
     assert f"python examples/tour.py --target {target}" in up.output
     assert f"http://127.0.0.1:{where['QINGYU_BRIDGE__METRICS_PORT']}/metrics" in up.output
-    assert re.search(r"^bridge   │ \d\d:\d\d:\d\d info     bridge is ready  nats=.*data_dir=", up.output, re.MULTILINE)
+    ready = re.compile(r"^bridge   │ \d\d:\d\d:\d\d info     bridge is ready  nats=.*data_dir=", re.MULTILINE)
+    eventually_sync(lambda: ready.search(up.output))  # it logs this after it answers
     children = up.children()
     up.process.send_signal(signal.SIGINT)
     assert up.finish() == 0
@@ -163,6 +76,18 @@ def test_up_that_was_started_with_nohup_outlives_its_terminal(run: Run) -> None:
     up.process.terminate()
     assert up.finish() == 0
     assert up.output.count("stopping; once more") == 1  # a heeded SIGHUP would have made SIGTERM the second signal
+    assert "not cleanly" not in up.output
+
+
+@pytest.mark.parametrize("name", ["chat", "bridge"])
+def test_a_child_whose_settings_do_not_hold_ends_everything_and_is_named_last(run: Run, name: str) -> None:
+    up = run("up", **ports(**{FAULT: f"{name} refuses"}))
+    assert up.finish() == 2
+    assert up.output.count(f"{name:<8} │ ● starting") == 1
+    assert "nats     │ ● stopped: exit status 0" in up.output
+    assert up.output.splitlines()[-1] == (
+        f"{name} cannot run as it is set up (exit status 2): set QINGYU_{name.upper()}__PORT to a free one"
+    )
     assert "not cleanly" not in up.output
 
 
@@ -271,6 +196,13 @@ def test_a_demo_whose_process_never_gets_ready_says_what_it_waited_for(run: Run,
     assert "not everything was up after 3 s" in demo.output
     assert "chat is ready" in demo.output  # its log
     assert list(tmp_path.glob("qingyu-demo-*")) == []
+
+
+def test_a_demo_whose_process_refuses_its_settings_does_not_wait_for_it(run: Run) -> None:
+    demo = run("demo", **{FAULT: "chat refuses"})
+    assert demo.finish(60) == 1
+    assert "not everything was up" not in demo.output
+    assert "The demo failed: chat cannot run as it is set up (exit status 2): set QINGYU_CHAT__PORT" in demo.output
 
 
 def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> None:
