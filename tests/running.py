@@ -30,7 +30,8 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.settings import Settings, env_name
 from qingyu_ai.settings import Worker as WorkerSettings
-from tests.nats_process import NatsProcess, free_port
+from tests.nats_process import NatsProcess
+from tests.ports import free_port
 from tests.waiting import EVERY_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -216,6 +216,7 @@ class Curls:
         self._transfers: dict[pycurl.Curl, Transfer] = {}
         self._watched: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._spare: list[pycurl.Curl] = []
         found = ssl.get_default_verify_paths()  # libcurl from a wheel does not know where this system keeps them
         places = ((pycurl.CAINFO, found.cafile), (pycurl.CAPATH, found.capath))
@@ -276,15 +277,17 @@ class Curls:
         """Forget a transfer, finished or not."""
         if self._transfers.pop(handle, None) is not None:
             self._multi.remove_handle(handle)
+            self.kick()  # what its end makes possible: another transfer on its connection, or the connection's own end
         handle.reset()
         self._spare.append(handle)
 
     def kick(self) -> None:
-        """Have a transfer that was resumed go on."""
+        """Have libcurl look around, after something that it was told outside its own time."""
         self._loop.call_soon(self._act, pycurl.SOCKET_TIMEOUT, 0)
 
     def close(self) -> None:
         """End all transfers and connections."""
+        self._closed = True
         for handle, transfer in list(self._transfers.items()):
             transfer.on_done(TransferError(Failure.CUT, "the client was closed"))
             self._multi.remove_handle(handle)
@@ -321,6 +324,8 @@ class Curls:
             self._timer = self._loop.call_later(milliseconds / 1000, self._act, pycurl.SOCKET_TIMEOUT, 0)
 
     def _act(self, fd: int, events: int) -> None:
+        if self._closed:
+            return
         self._multi.socket_action(fd, events)
         while True:
             more, finished, failed = self._multi.info_read()

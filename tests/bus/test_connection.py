@@ -15,7 +15,8 @@ from qingyu_ai.bus.transport import Delivery
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST, clean
 from tests.bus.system import close_system, echo, open_system, read, spell
-from tests.nats_process import NatsProcess, free_port
+from tests.nats_process import NatsProcess
+from tests.ports import free_port
 from tests.waiting import eventually
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from qingyu_ai.cli.preflight import free_ports
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports
 from tests.cli.command import Run, ports
 from tests.nats_process import NatsProcess
+from tests.ports import free_ports
 from tests.waiting import eventually_sync
 
 

@@ -13,12 +13,12 @@ import nats
 import pytest
 
 from qingyu_ai.cli import nats_server, probe
-from qingyu_ai.cli.preflight import free_ports
 from qingyu_ai.cli.process import Process, Program
 from qingyu_ai.cli.programs import broker, broker_url
 from qingyu_ai.cli.supervisor import Supervisor
 from qingyu_ai.settings import KIB, MIB, Settings, load
 from tests.cli.children import Memory
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "nats.conf"

@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports, hold
+from qingyu_ai.cli.preflight import hold
 from qingyu_ai.cli.probe import accepts, alive, bracketed, http_ready, jetstream, reachable
 from qingyu_ai.settings import without_password
+from tests.ports import free_ports
 
 
 class Operations(BaseHTTPRequestHandler):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports
 from tests.cli.fake_agent import ANSWER, FakeAgent, serve
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.callers import COUNTING, FAST, LEASE, Caller, all_whole, begun, ended, lines, say
 from tests.e2e.counting_worker import BEGINS
-from tests.nats_process import free_port
+from tests.ports import free_port
 from tests.running import RunningBridge, System
 from tests.waiting import eventually_sync
 

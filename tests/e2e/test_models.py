@@ -17,7 +17,7 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from tests.e2e.callers import new_id
-from tests.nats_process import free_port
+from tests.ports import free_port
 from tests.running import System
 from tests.upstream.process import Upstream
 from tests.upstream.replies import chat, error, opening

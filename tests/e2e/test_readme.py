@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qingyu_ai.cli.preflight import free_ports
 from tests.nats_process import NatsProcess
+from tests.ports import free_ports
 from tests.upstream.process import Upstream
 from tests.waiting import eventually_sync
 

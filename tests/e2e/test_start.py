@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nats_process import NatsProcess, free_port
+from tests.nats_process import NatsProcess
+from tests.ports import free_port
 from tests.running import ROOT
 
 pytestmark = pytest.mark.once

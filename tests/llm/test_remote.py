@@ -235,6 +235,17 @@ async def test_connection_is_used_again(lab: Lab) -> None:
     assert len({seen.connection for seen in lab.upstream.seen()}) == 1
 
 
+async def test_connection_that_the_server_has_closed_meanwhile_costs_no_answer(lab: Lab) -> None:
+    """A kept connection may be dead when it is wanted again; that is found out, and not told."""
+    lab.upstream.script("m", chat(TEXT))
+    model = lab.remote("m")
+    await ask(model)
+    lab.upstream.stop()
+    lab.upstream.start()
+    lab.upstream.script("m", chat(TEXT))
+    assert (await ask(model)).text == TEXT
+
+
 async def test_no_more_connections_are_open_than_the_settings_say(lab: Lab) -> None:
     model = lab.remote("m", chat(TEXT).but(delay=0.05), connections=2)
     answers = await asyncio.gather(*(ask(model) for _ in range(6)))
