@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -20,7 +19,7 @@ from . import nats_url, setting_words
 from .setting_words import env_name as env_name
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -311,9 +310,9 @@ def broker_setting(settings: Settings) -> str:
 
 
 def without_password(url: str) -> str:
-    """A NATS address that may be shown and logged."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """A NATS address that may be shown and logged, whatever characters its password has."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme or 'nats'}://{rest.rpartition('@')[2]}"
 
 
 def _unknown_names() -> list[str]:

@@ -78,6 +78,9 @@ def jetstream(servers: list[str]) -> Probe:
             return f"{stage} {where}: {_reason(refused[-1] if refused else e)}"
         finally:
             await client.close()
+            # `asyncio.wait_for` of Python 3.11, which nats-py uses, loses a cancellation that meets a refused connection.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError
         return ""
 
     return probe

@@ -91,3 +91,4 @@ def test_addresses_are_written_as_they_can_be_used() -> None:
     assert [bracketed(host) for host in ("::1", "localhost")] == ["[::1]", "localhost"]
     assert without_password("tls://me:secret@host:4222") == "tls://host:4222"
     assert without_password("host:4222") == "nats://host:4222"
+    assert without_password("nats://me:se/c@ret@host:4222") == "nats://host:4222"
