@@ -193,6 +193,9 @@ class ChatModel(Endpoint):
     """For a million tokens, in the currency that you pay; it counts in the metric qingyu_model_cost."""
 
 
+DEFAULT_ALIAS = "default"
+
+
 class Llm(_Section):
     """The models of this deployment. Two variables are enough: the base URL and the key of one server."""
 
@@ -222,10 +225,10 @@ class Llm(_Section):
 
     @property
     def aliases(self) -> dict[str, ChatModel]:
-        """All models by alias; the two variables make one called `default`."""
+        """All models by alias; the two variables make one with its own name, or `default` where the server names it."""
         if not self.base_url:
             return self.models
-        return {"default": ChatModel(base_url=self.base_url, api_key=self.api_key, model=self.model)}
+        return {self.model or DEFAULT_ALIAS: ChatModel(base_url=self.base_url, api_key=self.api_key, model=self.model)}
 
 
 class Settings(BaseSettings):

@@ -84,7 +84,7 @@ class ChatService:
         finished = False
         try:
             prompt = self._prompt(request, asked if turn.replace else [*history, *asked])
-            async with aclosing(guarded(model.stream(prompt, call.deadline), self._offer.new_gate)) as deltas:
+            async with aclosing(guarded(model.stream(prompt, call.deadline), prompt, self._offer.new_gate)) as deltas:
                 async for delta in deltas:
                     said.append(delta.text)
                     if delta.finish:

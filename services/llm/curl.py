@@ -27,6 +27,9 @@ IDLE_SECONDS: Final = 50
 TICK: Final = 0.002
 """Seconds by which a timer may be early or late."""
 
+SUPPRESS_CONNECT_HEADERS: Final = 265
+"""CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts that no proxy is asked for, whatever the environment says."""
 
@@ -177,7 +180,8 @@ class Transfer:
         """A line of the head: of an answer, or of an interim one before it (100, proxies)."""
         text = line.decode("latin-1").rstrip("\r\n")
         if text.startswith("HTTP/"):
-            self.status = int(text.split(" ", 2)[1])
+            _, _, rest = text.partition(" ")
+            self.status = int(rest[:3]) if rest[:3].isdecimal() else 0  # an exception here would only be printed
             self.headers.clear()
         elif text:
             name, _, value = text.partition(":")
@@ -250,6 +254,7 @@ class Curls:
             (pycurl.URL, url),
             (pycurl.NOSIGNAL, 1),
             (pycurl.TCP_NODELAY, 1),
+            (SUPPRESS_CONNECT_HEADERS, 1),  # a proxy's 200 is not the server's
             (pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()]),
             (pycurl.CONNECTTIMEOUT_MS, max(1, int(connect_seconds * 1000))),
             (pycurl.MAXAGE_CONN, IDLE_SECONDS),

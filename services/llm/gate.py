@@ -1,7 +1,7 @@
 """The place where text passes between a model and the frames that are published: here a check may hold it back, replace it or
 stop it, before anything is said.
 
-    async with aclosing(guarded(model.stream(prompt), gate)) as deltas: ...
+    async with aclosing(guarded(model.stream(prompt), prompt, new_gate)) as deltas: ...
 
 Thought passes a gate of its own of the same kind: readers see it too.
 """
@@ -13,7 +13,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
-from .model import FILTERED, Delta
+from .model import FILTERED, Delta, Prompt, Usage
+from .tokens import estimate_tokens
 
 
 class Gate(Protocol):
@@ -53,11 +54,14 @@ class Stopped(Exception):
         self.last = last
 
 
-async def guarded(deltas: AsyncGenerator[Delta, None], new_gate: NewGate | None) -> AsyncGenerator[Delta, None]:
+async def guarded(
+    deltas: AsyncGenerator[Delta, None], prompt: Prompt, new_gate: NewGate | None
+) -> AsyncGenerator[Delta, None]:
     """Let a stream pass a gate. A stopped stream ends with the finish `content_filter`, and its model is closed.
 
     Args:
         deltas: of a model; closed at the end.
+        prompt: what it was asked, to estimate what a stopped answer cost.
         new_gate: makes a gate for each text; None: everything passes.
     """
     async with aclosing(deltas):
@@ -66,22 +70,23 @@ async def guarded(deltas: AsyncGenerator[Delta, None], new_gate: NewGate | None)
                 yield delta
             return
         text, thought = new_gate(), new_gate()
+        heard: list[str] = []
+        usage: Usage | None = None
         try:
             async for delta in deltas:
-                if delta.finish:
-                    said = replace(
-                        delta,
-                        text=text.feed(delta.text) + text.close(),
-                        reasoning=thought.feed(delta.reasoning) + thought.close(),
-                    )
-                    yield said
-                    return
+                heard.append(delta.text + delta.reasoning)
+                usage = delta.usage
                 said = replace(
                     delta,
                     text=text.feed(delta.text) if delta.text else "",
                     reasoning=thought.feed(delta.reasoning) if delta.reasoning else "",
                 )
+                if delta.finish:
+                    yield replace(said, text=said.text + text.close(), reasoning=said.reasoning + thought.close())
+                    return
                 if said.says:
                     yield said
         except Stopped as stop:
-            yield Delta(stop.last, finish=FILTERED)
+            asked = sum(estimate_tokens(turn.content) for turn in prompt.turns)
+            estimate = Usage(asked, estimate_tokens("".join(heard)), estimated=True)
+            yield Delta(stop.last, finish=FILTERED, usage=usage or estimate)

@@ -6,12 +6,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+import structlog
+
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import ChatModel
 
+from .faults import UpstreamFault
 from .meters import Meters
 from .model import LENGTH, NEVER, Delta, Model, Prompt, Turn, Usage
 from .seam import LEAST, Seam
+
+log = structlog.get_logger(__name__)
 
 MOST_REQUESTS = 32
 """For one answer."""
@@ -50,23 +55,37 @@ class LongAnswer:
         turns, text = _begun(prompt)
         left = prompt.max_tokens or self._settings.answer_tokens
         spent: Usage | None = None
+        spoke = ""
         for request in range(1, MOST_REQUESTS + 1):
             carried = min(left, self._settings.request_tokens or left)
             if not prompt.max_tokens and not self._settings.request_tokens:
                 carried = 0  # how long it may be is not known: the server decides
             asked = replace(prompt, turns=(*turns, Turn("assistant", text)) if text else turns, max_tokens=carried)
-            said, last = [], Delta()
-            async with aclosing(self._joined(asked, text, deadline)) as deltas:
-                async for delta in deltas:
-                    said.append(delta.text)
-                    if delta.finish:
-                        last = delta
-                    else:
-                        yield delta
+            said: list[str] = []
+            last = Delta()
+            try:
+                async with aclosing(self._joined(asked, text, deadline)) as deltas:
+                    async for delta in deltas:
+                        said.append(delta.text)
+                        if delta.finish:
+                            last = delta
+                        else:
+                            yield delta
+            except UpstreamFault as e:
+                if spent is None:
+                    raise
+                if e.after_text or any(said):
+                    e.after_text = True
+                    raise
+                # The rest cannot be had. What there is was whole as far as its length went, and says so.
+                log.warning("answer_not_continued", model=self.name, reason=e.reason)
+                yield Delta(finish=LENGTH, usage=spent, model=spoke)
+                return
             grown = "".join(said)
             text += grown
             usage = last.usage or Usage(0, 0, estimated=True)
             spent = usage if spent is None else spent + usage
+            spoke = last.model
             left -= max(1, usage.completion_tokens)
             goes_on = (
                 last.finish == LENGTH

@@ -128,7 +128,7 @@ class RemoteModel:
             yield delta
         if not answer.said and answer.finish == STOP:
             raise self._server.fault(Upstream.ANSWER_EMPTY)
-        yield Delta(finish=answer.finish or STOP, usage=answer.usage, model=self.name)
+        yield Delta(finish=answer.finish or STOP, usage=answer.usage, model=self._server.label)
 
     async def _piece(self, transfer: Transfer, budget: Budget, answer: _Answer, quiet_since: float) -> bytes:
         """Wait for bytes, no longer than the phase allows."""

@@ -15,7 +15,7 @@ import structlog
 from qingyu_ai import __version__
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Expired, Fault
-from qingyu_ai.settings import Endpoint, SettingsError
+from qingyu_ai.settings import DEFAULT_ALIAS, Endpoint, SettingsError
 
 from .breaker import Breaker
 from .curl import Curls, Failure, Transfer, TransferError
@@ -86,6 +86,11 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.alias} at {self._base}, {self.breaker.state}>"
+
+    @property
+    def label(self) -> str:
+        """What an answer calls its model: the alias, or the server's own name for it where nobody chose one."""
+        return self._model if self.alias == DEFAULT_ALIAS and self._model else self.alias
 
     def fault(self, kind: Upstream, detail: str = "", retry_seconds: float | None = None) -> UpstreamFault:
         """Make a fault of this server's, and log the story behind it, without keys."""

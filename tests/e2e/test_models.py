@@ -214,6 +214,6 @@ def test_two_variables_are_enough(tmp_path: Path) -> None:
         with System("services.chat", settings=settings) as system, grpc.insecure_channel(system.target) as channel:
             novel = Novel(system, upstream, ai_agent_pb2_grpc.AIAgentServiceStub(channel), 0)
             text, trailers = novel.stream(text="雨停了吗？")
-            assert (text, trailers["x-model"]) == ("雨停了吗？", "default")
+            assert (text, trailers["x-model"]) == ("雨停了吗？", "echo")
             assert KEY not in system.workers[0].log
             assert "model_chosen" in system.workers[0].log

@@ -229,3 +229,22 @@ async def test_rest_may_come_from_another_model(lab: Lab) -> None:
     chain = lab.chain(first, lab.remote("b", chat(PARTS[1])))
     answer = await ask(LongAnswer(chain, first.settings, lab.meters), Prompt((Turn("user", "写"),), max_tokens=500))
     assert (answer.text, answer.last.model) == (PARTS[0] + PARTS[1], "b")
+
+
+async def test_rest_that_cannot_be_had_leaves_a_text_that_says_it_is_cut_by_length(lab: Lab) -> None:
+    """Also what it cost is told."""
+    first = chat(PARTS[0], finish="length", usage=Counts(10, 20))
+    model = lab.remote("m", [first, error(503, "gone")], request_tokens=20)
+    answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=1000))
+    assert (answer.text, answer.last.finish, answer.last.model) == (PARTS[0], LENGTH, "m")
+    assert answer.last.usage is not None
+    assert answer.last.usage.completion_tokens == 20
+
+
+async def test_rest_that_is_cut_in_its_middle_is_an_error_after_text(lab: Lab) -> None:
+    said = Answer()
+    first = chat(PARTS[0], finish="length", usage=Counts(10, 20))
+    model = lab.remote("m", [first, opening(PARTS[1], Pause(0.05), Cut("rst"))], request_tokens=20)
+    with pytest.raises(UpstreamFault) as fault:
+        await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=1000), into=said)
+    assert (said.text, fault.value.kind, fault.value.after_text) == (PARTS[0] + PARTS[1], Kind.STREAM_CUT, True)

@@ -20,7 +20,7 @@ from .conftest import ASKED, Lab
 
 
 async def through(lab: Lab, new_gate: NewGate | None, prompt: Prompt = ASKED) -> list[Delta]:
-    async with aclosing(guarded(lab.remote("m").stream(prompt), new_gate)) as deltas:
+    async with aclosing(guarded(lab.remote("m").stream(prompt), prompt, new_gate)) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -42,6 +42,8 @@ async def test_stopped_answer_ends_before_the_word_and_its_model_is_closed(lab: 
     lab.upstream.script("m", opening("此处有违禁词，", Endless(Text("不该出现"), every=0.01)))
     deltas = await through(lab, word_gate(WordList(["违禁词"]), "stop"))
     assert (text(deltas), deltas[-1].finish) == ("此处有", FILTERED)
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.estimated
     await eventually(lambda: lab.upstream.seen()[0].ended == "client_closed")
 
 
