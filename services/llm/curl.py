@@ -8,40 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
-from collections import deque
-from enum import Enum
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pycurl
 
-HELD_BYTES: Final = 256 * 1024
-"""What a body may hold that nobody has read; then the transfer pauses, and TCP makes the sender wait."""
+from .transfer import Failure, Transfer, TransferError
 
 BUFFER_BYTES: Final = 64 * 1024
 IDLE_CONNECTIONS: Final = 256
 IDLE_SECONDS: Final = 50
 """Connections unused for longer are not used again: servers and balancers close them at 60 s."""
 
-TICK: Final = 0.002
-"""Seconds by which a timer may be early or late."""
-
 SUPPRESS_CONNECT_HEADERS: Final = 265
 """CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts that no proxy is asked for, whatever the environment says."""
-
-
-class Failure(Enum):
-    """Why a transfer failed, as far as that makes a difference."""
-
-    CONNECT = "there is no connection"
-    CONNECT_TIMEOUT = "no connection in time"
-    TLS = "TLS was refused, by us or by them"
-    CUT = "the connection was lost"
-    OTHER = "something else"
 
 
 FAILURES = {
@@ -62,149 +46,6 @@ FAILURES = {
     pycurl.E_HTTP2: Failure.CUT,
     92: Failure.CUT,  # CURLE_HTTP2_STREAM, which pycurl does not name
 }
-
-
-class TransferError(Exception):
-    """A transfer ended otherwise than by its end. The text is libcurl's, for the log."""
-
-    def __init__(self, failure: Failure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
-
-
-class Transfer:
-    """One request and its answer. `close` ends it at any time; the socket of an unfinished one is closed with it."""
-
-    def __init__(self, curls: Curls, handle: pycurl.Curl) -> None:
-        self._curls = curls
-        self._handle: pycurl.Curl | None = handle
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        """Names in lower case."""
-        self._begun = False
-        self._done = False
-        self._error: TransferError | None = None
-        self._held: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._until = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        return f"<Transfer status {self.status}, {self._held_bytes} bytes held, {'done' if self._done else 'open'}>"
-
-    async def head(self, until: float) -> None:
-        """Wait for the status and the headers.
-
-        Args:
-            until: on `time.monotonic()`.
-
-        Raises:
-            TimeoutError: they do not come in time.
-            TransferError: they do not come.
-        """
-        while not self._begun and not self._done:
-            await self._wait(until)
-        if self._error is not None and not self._begun:
-            raise self._error
-
-    async def read(self, until: float) -> bytes:
-        """Wait for a piece of the body, of any size.
-
-        Args:
-            until: on `time.monotonic()`.
-
-        Returns:
-            All that has arrived; empty at the end.
-
-        Raises:
-            TimeoutError: nothing arrives in time.
-            TransferError: the body was cut; what arrived before has been read.
-        """
-        while not self._held and not self._done:
-            await self._wait(until)
-        if self._held:
-            data = self._held.popleft() if len(self._held) == 1 else b"".join(self._held)
-            self._held.clear()
-            self._held_bytes = 0
-            if self._paused and self._handle is not None:
-                self._paused = False
-                self._handle.pause(pycurl.PAUSE_CONT)
-                self._curls.kick()
-            return data
-        if self._error is not None:
-            raise self._error
-        return b""
-
-    def close(self) -> None:
-        """End it now. A connection whose answer was read to its end is kept for the next request."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._curls.drop(handle)
-
-    async def _wait(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._until = until
-        if self._alarm is None or self._alarm.when() > until + TICK:
-            self._set_alarm(loop)
-        self._waiter = loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for many reads: it is moved when it goes off too early, not at each token."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = loop.call_at(loop.time() + max(0.0, self._until - time.monotonic()), self._ring, loop)
-
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._alarm = None
-        if self._until > time.monotonic() + TICK:
-            self._set_alarm(loop)
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # Called by libcurl.
-
-    def on_header(self, line: bytes) -> None:
-        """A line of the head: of an answer, or of an interim one before it (100, proxies)."""
-        text = line.decode("latin-1").rstrip("\r\n")
-        if text.startswith("HTTP/"):
-            _, _, rest = text.partition(" ")
-            self.status = int(rest[:3]) if rest[:3].isdecimal() else 0  # an exception here would only be printed
-            self.headers.clear()
-        elif text:
-            name, _, value = text.partition(":")
-            self.headers[name.strip().lower()] = value.strip()
-        elif self.status >= 200:
-            self._begun = True
-            self._wake()
-
-    def on_body(self, data: bytes) -> int | None:
-        """A piece of the body."""
-        if self._held_bytes >= HELD_BYTES:
-            self._paused = True
-            return int(pycurl.WRITEFUNC_PAUSE)  # it comes again
-        self._held.append(data)
-        self._held_bytes += len(data)
-        self._wake()
-        return None
-
-    def on_done(self, error: TransferError | None) -> None:
-        """Nothing more comes."""
-        self._done = True
-        self._error = error
-        self._wake()
 
 
 class Curls:
@@ -249,7 +90,7 @@ class Curls:
         Redirects are not followed: they would carry a key away.
         """
         handle = self._spare.pop() if self._spare else pycurl.Curl()
-        transfer = Transfer(self, handle)
+        transfer = Transfer(partial(self._resume, handle), partial(self._drop, handle))
         options: list[tuple[int, Any]] = [
             (pycurl.URL, url),
             (pycurl.NOSIGNAL, 1),
@@ -278,15 +119,18 @@ class Curls:
         self._multi.add_handle(handle)
         return transfer
 
-    def drop(self, handle: pycurl.Curl) -> None:
-        """Forget a transfer, finished or not."""
+    def _resume(self, handle: pycurl.Curl) -> None:
+        handle.pause(pycurl.PAUSE_CONT)
+        self._kick()
+
+    def _drop(self, handle: pycurl.Curl) -> None:
         if self._transfers.pop(handle, None) is not None:
             self._multi.remove_handle(handle)
-            self.kick()  # what its end makes possible: another transfer on its connection, or the connection's own end
+            self._kick()  # what its end makes possible: another transfer on its connection, or the connection's own end
         handle.reset()
         self._spare.append(handle)
 
-    def kick(self) -> None:
+    def _kick(self) -> None:
         """Have libcurl look around, after something that it was told outside its own time."""
         self._loop.call_soon(self._act, pycurl.SOCKET_TIMEOUT, 0)
 

@@ -15,7 +15,6 @@ from qingyu_ai.bus.errors import Fault
 from qingyu_ai.settings import ChatModel
 
 from .completion import Completion, Unreadable, delta_of, parse, request_body, usage_of
-from .curl import Transfer, TransferError
 from .faults import Upstream, UpstreamFault
 from .meters import Meters
 from .model import NEVER, STOP, Delta, Finish, Prompt, ToolCallDelta, Usage
@@ -23,6 +22,7 @@ from .refusal import kind_of, status_in, text_of
 from .server import Budget, Server
 from .sse import EventReader, EventTooLarge
 from .tokens import estimate_tokens
+from .transfer import Transfer, TransferError
 from .window import fit
 
 USAGE_SECONDS = 2.0

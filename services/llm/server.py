@@ -18,9 +18,10 @@ from qingyu_ai.bus.errors import Expired, Fault
 from qingyu_ai.settings import DEFAULT_ALIAS, Endpoint, SettingsError
 
 from .breaker import Breaker
-from .curl import Curls, Failure, Transfer, TransferError
+from .curl import Curls
 from .faults import Upstream, UpstreamFault
 from .refusal import MAX_BODY_BYTES, kind_of, retry_after, text_of
+from .transfer import Failure, Transfer, TransferError
 
 log = structlog.get_logger(__name__)
 
