@@ -22,13 +22,15 @@ from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
-from qingyu_ai.routes import Route, Rpc
+from qingyu_ai.routes import Route, Rpc, StreamJob
 from qingyu_ai.settings import Settings
 
 from .rules import RULES, check_id, check_request_id
 
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
+RESUME_KEY = "x-resume-from"
+"""Metadata of a stream that is read again: how much of it the caller has (see `resume`)."""
 
 NEEDS_USER: frozenset[type[Message]] = frozenset(
     (ai.AgentRequest, rag.SearchRequest, rag.IndexRequest, rag.DeleteRequest)
@@ -47,6 +49,8 @@ class Admitted(NamedTuple):
     envelope: Envelope
     chosen: bool
     """The caller chose the request id."""
+    resume_from: int | None
+    """What the caller has of the stream already; None: it does not resume."""
 
 
 class Incoming(NamedTuple):
@@ -55,17 +59,21 @@ class Incoming(NamedTuple):
     request_id: str
     """As given; empty: not given."""
     traceparent: str
+    resume_from: str = ""
+    """As given; empty: not given."""
 
     @classmethod
     def of(cls, metadata: Sequence[tuple[str, str | bytes]] | None) -> Incoming:
         """Pick what this edge knows; everything else stays outside."""
-        request_id = traceparent = ""
+        request_id = traceparent = resume_from = ""
         for key, value in metadata or ():
             if key == REQUEST_ID_KEY and isinstance(value, str):
                 request_id = value
             elif key == TRACEPARENT_KEY and isinstance(value, str) and _TRACEPARENT.fullmatch(value):
                 traceparent = value
-        return cls(request_id, traceparent)
+            elif key == RESUME_KEY and isinstance(value, str):
+                resume_from = value
+        return cls(request_id, traceparent, resume_from)
 
 
 def new_request_id() -> str:
@@ -107,6 +115,7 @@ def admit(
         ) from None
     violations = list(RULES[route.request](message))
     user, project, request_id = _identity(route, message, incoming, violations)
+    resume_from = _resume_from(route, incoming.resume_from, request_id, violations)
     if violations:
         raise Invalid(*violations)
     bus = settings.bus
@@ -128,7 +137,7 @@ def admit(
         digest=digest,
         traceparent=incoming.traceparent,
     )
-    return Admitted(message, envelope, chosen)
+    return Admitted(message, envelope, chosen, resume_from)
 
 
 def request_id_of(route: Route[Any, Any], body: object, incoming: Incoming) -> str:
@@ -141,6 +150,20 @@ def request_id_of(route: Route[Any, Any], body: object, incoming: Incoming) -> s
             if named and not check_request_id("", named):
                 return named
     return new_request_id()
+
+
+def _resume_from(route: Route[Any, Any], given: str, request_id: str, violations: list[tuple[str, str]]) -> int | None:
+    if not given:
+        return None
+    if not isinstance(route, StreamJob):
+        violations.append((RESUME_KEY, "is for streams"))
+    elif not (given.isascii() and given.isdecimal() and len(given) < 10):
+        violations.append((RESUME_KEY, "must be a whole number, 0 or more"))
+    elif not request_id:
+        violations.append((RESUME_KEY, f"needs the call's {REQUEST_ID_KEY}"))
+    else:
+        return int(given)
+    return None
 
 
 def _identity(

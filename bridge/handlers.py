@@ -28,6 +28,7 @@ from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id
 from .batch import Batch
 from .health import Health
 from .metrics import Metrics, RouteMetrics
+from .resume import Resume
 from .rules import check_request_id
 
 log = structlog.get_logger(__name__)
@@ -201,9 +202,12 @@ class Edge:
         admitted = await self._admit(route, body, opened)
         context, metrics, shape = opened.context, opened.metrics, shape_of(route.reply)
         began: float | None = time.monotonic()
+        resume = Resume(route, admitted.resume_from) if admitted.resume_from else None
         reading = await self._submit(route, body, admitted)
         with _Watch(self, reading, admitted):
             while chunks := await reading.take():
+                if resume is not None:
+                    chunks = resume.trim(chunks)
                 if began is not None:
                     metrics.first_chunk.observe(time.monotonic() - began)
                     began = None
@@ -215,6 +219,8 @@ class Edge:
                 self._caller.credit(reading)
         end = reading.end
         assert end is not None, "a reading ends with an end or a fault"
+        if resume is not None:
+            resume.check_end(failed=bool(end.status))
         if end.status:
             raise Fault.from_status(end.status)
         self._trail(opened, end)
@@ -237,7 +243,12 @@ class Edge:
 
     async def _submit(self, route: Route[Any, Any], body: bytes, admitted: Admitted) -> Reading:
         return await self._caller.submit(
-            route, route.subject_of(admitted.message), body, admitted.envelope, chosen=admitted.chosen
+            route,
+            route.subject_of(admitted.message),
+            body,
+            admitted.envelope,
+            chosen=admitted.chosen,
+            begun=bool(admitted.resume_from),
         )
 
     def withdraw(self, reading: Reading, fault: Fault) -> None:

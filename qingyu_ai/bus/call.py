@@ -148,13 +148,21 @@ class Caller:
     # Job rows.
 
     async def submit(
-        self, route: Route[Any, Any], subject: str, body: bytes, envelope: Envelope, *, chosen: bool
+        self,
+        route: Route[Any, Any],
+        subject: str,
+        body: bytes,
+        envelope: Envelope,
+        *,
+        chosen: bool,
+        begun: bool = False,
     ) -> Reading:
         """Bring a call into being, or join the one that has this id already.
 
         Args:
             envelope: without an inbox, which is added here.
             chosen: the caller chose the request id, so the call may be known.
+            begun: the caller has a part of its answer already, so it must be known.
 
         Returns:
             Its reader; to be closed by `close`.
@@ -162,6 +170,7 @@ class Caller:
         Raises:
             NoWorker: nobody would take it; nothing is stored.
             SameIdOtherBody: the id was used for another request.
+            Lost: it is not known, and should be.
             Overloaded, TooLarge, BusDown: it could not be stored; a refusal by the queue itself is raised by the reader.
         """
         digest = bytes.fromhex(envelope.digest)
@@ -176,7 +185,7 @@ class Caller:
                     )
                 case Attach.ANSWER:
                     assert entry is not None
-                    return await self._answer(entry, envelope.call, digest)
+                    return self._answer(entry, envelope.call, digest)
                 case _:
                     pass
             # Nobody has claimed it, but another request of this bridge may just have stored it.
@@ -186,6 +195,8 @@ class Caller:
                 return await self._join(
                     Reading(self._bus, envelope.call, "", self._settings, digest, envelope.request_id)
                 )
+        if begun:
+            raise Lost("nothing is known of this call any more")
         if not self.presence.has(route.worker):
             raise NoWorker(route.worker)
         if not self._gauge.log_has_room:
@@ -262,20 +273,15 @@ class Caller:
         except TransportError as e:
             raise _fault_of(e) from None
 
-    async def _answer(self, entry: Entry, call: str, digest: bytes) -> Reading:
-        """Answer a decided call: a unary row and a failure from the record, a stream from its log."""
+    def _answer(self, entry: Entry, call: str, digest: bytes) -> Reading:
+        """Answer a decided call: a unary row from the record, a stream from its log, as far as that goes."""
         end = entry.record.end
         reading = Reading(self._bus, call, subjects.logs_of_call(call), self._settings, digest)
-        if end.HasField("answer") or end.status or not end.count:
+        if end.HasField("answer") or not end.count:
             reading.finish(end)
             return reading
-        try:
-            first = await self._bus.next(topology.LOG, reading.inbox, 1, timeout=self._settings.store_seconds)
-        except TransportError as e:
-            raise _fault_of(e) from None
-        if first is None:
-            raise Lost("its log has expired")
-        return await self._join(reading)
+        reading.replay(end)
+        return self._register(reading)
 
     def _register(self, reading: Reading) -> Reading:
         self._open.setdefault(reading.call, set()).add(reading)

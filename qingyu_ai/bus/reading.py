@@ -65,6 +65,7 @@ class Reading:
         """Stream sequence from which the log must be read again; 0: the reader is level with it."""
         self._mended = False
         self._seeks_end = False
+        self._decided: bus_pb2.End | None = None
         self.apart = False
         """Read by a consumer of its own, not by the bridge's: another request began the call."""
         self.own_follower: Subscription | None = None
@@ -142,6 +143,11 @@ class Reading:
             self.end = end
             self._wake()
 
+    def replay(self, end: bus_pb2.End) -> None:
+        """The call is decided: read its log from the start, and end as the record says where the log does not."""
+        self._decided = end
+        self._behind = 1
+
     def fail(self, fault: Fault) -> None:
         """The stream cannot go on. What is held is still shown first."""
         if self._fault is None and self.end is None:
@@ -197,6 +203,10 @@ class Reading:
             except TransportError as e:
                 self.fail(BusDown.of(e))
                 return
+            if stored is None and self._decided is not None:
+                self._behind = 0
+                self._end_replay(self._decided)
+                return
             if stored is None:
                 self._behind = 0
                 if sequence <= self._live_sequence:
@@ -206,11 +216,17 @@ class Reading:
             self._take(bus_pb2.Frame.FromString(stored.data), stored.sequence)
             if self._behind:
                 return  # the room is full, or there is a hole: again from there, after the caller has taken what is held
-            if stored.sequence >= self._live_sequence and not self._seeks_end:
+            if self._decided is None and stored.sequence >= self._live_sequence and not self._seeks_end:
                 return
             self._behind = stored.sequence + 1  # what arrives while we wait must not be taken out of order
             if self._held:
                 return
+
+    def _end_replay(self, end: bus_pb2.End) -> None:
+        if end.status or end.count == self._at.next:
+            self.finish(end)
+        else:
+            self.fail(Lost("its log has expired"))
 
     async def _next(self, sequence: int) -> Stored | None:
         """The next frame in the log; a replica that lags behind what was delivered already is asked again."""
