@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from qingyu_ai import routes
 from qingyu_ai.bus.connection import NatsBus
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common

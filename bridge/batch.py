@@ -10,7 +10,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from qingyu_ai.bus.errors import Fault
-from qingyu_ai.bus.job import internal
+from qingyu_ai.bus.handler import internal
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.routes import Job

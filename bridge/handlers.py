@@ -17,7 +17,7 @@ import structlog
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.chunks import merge_encoded, shape_of
 from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded
-from qingyu_ai.bus.job import internal
+from qingyu_ai.bus.handler import internal
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.routes import ROUTES, Job, JobStream, Route, Rpc, StreamJob

@@ -233,19 +233,6 @@ class Cancelled(Fault):
         super().__init__(Code.CANCELLED, "CANCELLED", "The caller cancelled the call", "请求已取消")
 
 
-class Silent(Fault):
-    """A worker that had begun has not been heard for a lease."""
-
-    def __init__(self, lease_seconds: float) -> None:
-        super().__init__(
-            Code.UNAVAILABLE,
-            "WORKER_LOST",
-            f"The worker on this call has been silent for {lease_seconds:g} s; try again",
-            "处理该请求的服务失去响应，请重试",
-            retry_seconds=1.0,
-        )
-
-
 class Interrupted(Fault):
     """A worker died or was stopped on a call that had already said something."""
 

@@ -6,23 +6,18 @@ claim · run, saying frames · last frame acknowledged · commit (compare-and-se
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError, Message
 
 from qingyu_ai.contract import bus_pb2
-from qingyu_ai.routes import Route, StreamJob
+from qingyu_ai.routes import StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record, topology
-from .chunks import Shape, shape_of
-from .deadline import Deadline
-from .discovery import Counts
 from .errors import (
     BusDown,
     Cancelled,
@@ -37,6 +32,7 @@ from .errors import (
     TransportError,
 )
 from .fold import Position, Verdict, fold
+from .handler import Call, Served, internal
 from .headers import Envelope
 from .record import Claim, Entry, JobMessage
 from .records import Records
@@ -44,55 +40,6 @@ from .speaker import MAX_CHUNK, Speaker
 from .transport import Bus, Delivery
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Call:
-    """What a handler knows of the call it serves, and what it may leave for after the answer."""
-
-    id: str
-    request_id: str
-    user: str
-    project: str
-    roles: tuple[str, ...]
-    deadline: Deadline
-    traceparent: str
-    trailers: dict[str, str] = field(default_factory=dict)
-    """Trailing metadata for the caller."""
-    follow_up: bytes = b""
-    """For the row's follow-up, which runs after the commit, perhaps more than once and perhaps on another worker."""
-
-    @classmethod
-    def of(cls, envelope: Envelope) -> Call:
-        """What the envelope of a request says."""
-        return cls(
-            envelope.call,
-            envelope.request_id,
-            envelope.user,
-            envelope.project,
-            envelope.roles,
-            envelope.deadline,
-            envelope.traceparent,
-        )
-
-
-FollowUp = Callable[[str, bytes], Awaitable[None]]
-"""(call id, what the handler left). Idempotent under the call id."""
-
-
-@dataclass(slots=True)
-class Served:
-    """A row and who serves it."""
-
-    route: Route[Any, Any]
-    handler: Callable[[Call, Any], Any]
-    counts: Counts
-    follow_up: FollowUp | None = None
-
-    @property
-    def shape(self) -> Shape | None:
-        """Of the row's stream messages; None for a unary row."""
-        return shape_of(self.route.reply) if isinstance(self.route, StreamJob) else None
 
 
 class Stale(Exception):
@@ -272,10 +219,11 @@ class JobRun:
         Fence first, then fold: what a paused worker stores in between is closed out for everybody alike.
 
         Raises:
-            Interrupted: something was said already. Continuing a text is not this release's; beginning anew is.
+            Interrupted: something was said already, and this handler cannot go on with it.
         """
         fence = await speaker.fence()
         at, sequence = Position(), 1
+        said: list[bytes] = []
         while sequence < fence:
             stored = await self._bus.next(
                 topology.LOG, self._envelope.inbox, sequence, timeout=self._settings.store_seconds
@@ -284,13 +232,20 @@ class JobRun:
                 raise TransportError("the log's replica lags behind the fence")
             if stored.sequence >= fence:
                 break
-            at, verdict = fold(at, bus_pb2.Frame.FromString(stored.data))
+            frame = bus_pb2.Frame.FromString(stored.data)
+            at, verdict = fold(at, frame)
             if verdict in (Verdict.HOLE, Verdict.LOST):
                 break
+            if verdict is Verdict.SHOW:
+                said.extend(frame.data.chunk)
             sequence = stored.sequence + 1
         speaker.start_at(at.next)
-        if at.next:
+        if at.next and not self._served.continues:
             raise Interrupted
+        if said:
+            parse = self._served.route.reply.FromString
+            self.call.said = tuple([parse(chunk) for chunk in said])
+            log.info("call_taken_over", call=self.call.id, method=self._served.route.method, deltas=at.next)
 
     async def _handle(self, speaker: Speaker) -> Message | None:
         route = self._served.route
@@ -390,10 +345,3 @@ class JobRun:
             except Exception:
                 log.exception("follow_up_failed", call=self.call.id, method=self._served.route.method)
                 raise TransportError("the follow-up failed") from None
-
-
-def internal(event: str, **facts: object) -> Internal:
-    """Log the exception being handled, once, and give the error that the caller sees in its place."""
-    error_id = secrets.token_hex(6)
-    log.exception(event, error_id=error_id, **facts)
-    return Internal(error_id)

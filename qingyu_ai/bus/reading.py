@@ -73,8 +73,6 @@ class Reading:
         self.queue = ""
         """The stream in which its job was stored; empty: another request stored it."""
         self.began = time.time()
-        self.patience = 0.0
-        """Until when a silent worker's call may be run again by another; 0: nobody has asked yet."""
 
     def __repr__(self) -> str:
         state = "ended" if self.end is not None else "behind" if self._behind else "live"

@@ -8,14 +8,11 @@ from collections.abc import Awaitable, Callable
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
-from .errors import BusDown, Fault, Interrupted, SameIdOtherBody, Silent, TransportError
+from .errors import BusDown, Fault, Interrupted, SameIdOtherBody, TransportError
 from .gauge import Gauge
 from .reading import Reading
 from .records import Records
 from .transport import Bus
-
-PATIENCE = 2.0
-"""Leases beyond the first for which a reader that was shown nothing waits for another worker to run the job again."""
 
 
 class Silence:
@@ -64,12 +61,10 @@ class Silence:
                 reading.fail(e)
         elif entry.record.log and entry.record.log != self._gauge.log_generation != "":
             reading.fail(Interrupted())  # its log is lost, and its worker silent: nobody will go on
-        elif not reading.position.next and now < (reading.patience or now + 1):
-            # Nothing was shown yet, so another worker may run it from the start once the job is delivered again.
-            reading.patience = reading.patience or now + PATIENCE * lease
-            reading.heard = now - lease / 2
         else:
-            reading.fail(Silent(lease))
+            # Its worker is dead, frozen or cut off. The job is delivered again, and another worker goes on where the log
+            # ends; the caller's deadline says how long that may take.
+            reading.heard = now - lease / 2
 
     async def _judge_queue(self, reading: Reading) -> None:
         """Nobody has begun: the job waits in its queue, if the queue is still the one it was put into."""

@@ -24,8 +24,9 @@ from . import headers as wire
 from . import record, subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
+from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
-from .job import Call, FollowUp, JobRun, Served, internal
+from .job import JobRun
 from .records import Records
 from .speaker import MAX_CHUNK
 from .transport import Bus, Delivery, Headers, Puller, Subscription
@@ -120,18 +121,30 @@ class Worker:
         route: StreamJob[Req, Rep],
         handler: Callable[[Call, Req], AsyncIterator[Rep]],
         follow_up: FollowUp | None = None,
+        *,
+        continues: bool = False,
     ) -> None:
-        """Serve a job row whose answer is a stream."""
-        self._serve(route, handler, follow_up)
+        """Serve a job row whose answer is a stream.
+
+        Args:
+            continues: the handler goes on after `Call.said`, so it can take over what another worker had begun.
+        """
+        self._serve(route, handler, follow_up, continues=continues)
 
     def _serve(
-        self, route: Route[Any, Any], handler: Callable[[Call, Any], Any], follow_up: FollowUp | None, token: str = ""
+        self,
+        route: Route[Any, Any],
+        handler: Callable[[Call, Any], Any],
+        follow_up: FollowUp | None,
+        token: str = "",
+        *,
+        continues: bool = False,
     ) -> None:
         subject = f"{route.subject}.{token}" if token else route.subject
         queue = f"{self.kind}" if isinstance(route, Rpc) else topology.QUEUES[self.kind].consumer
         counts = Counts()
         self.identity.endpoints[Endpoint(route.method, subject if token else route.interest, queue)] = counts
-        self._served[subject] = Served(route, handler, counts, follow_up)
+        self._served[subject] = Served(route, handler, counts, follow_up, continues)
 
     def _find(self, subject: str) -> Served | None:
         return self._served.get(subject) or self._served.get(subject.rpartition(".")[0])

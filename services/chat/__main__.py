@@ -24,7 +24,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         sessions = Sessions(bus, settings.bus, settings.chat)
         service = ChatService(offer, sessions, settings.chat.system_prompt)
         worker.job(routes.CHAT, service.chat, service.follow_up)
-        worker.stream(routes.CHAT_STREAM, service.chat_stream, service.follow_up)
+        worker.stream(routes.CHAT_STREAM, service.chat_stream, service.follow_up, continues=True)
 
     try:
         await worker_process("chat", settings, settings.chat, stop, serve, metadata={"model": offer.default})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from services.llm.faults import UpstreamFault
@@ -13,6 +13,7 @@ from services.llm.gate import guarded
 from services.llm.model import CUT, STOP, Delta, Prompt
 from services.llm.model import Turn as PromptTurn
 from services.llm.offer import Offer
+from services.llm.tokens import estimated
 
 from .session import Message, Sessions, Turn
 
@@ -58,18 +59,32 @@ class ChatService:
         return ai.ChatResponse(message=answer, tokens_used=tokens, status=status)
 
     async def chat_stream(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[ai.ChatStreamChunk, None]:
-        """Answer as the model speaks. Exactly one chunk is final, and it is the last."""
-        async with aclosing(self._talk(call, request)) as deltas:
+        """Answer as the model speaks. Exactly one chunk is final, and it is the last.
+
+        What a worker before this one had said is not said again: the model goes on with it.
+        """
+        begun = "".join([chunk.delta for chunk in call.said])
+        complete = any(chunk.is_final for chunk in call.said)
+        async with aclosing(self._talk(call, request, begun, complete=complete)) as deltas:
             async for delta in deltas:
                 if delta.text:
                     yield ai.ChatStreamChunk(delta=delta.text)
-        yield ai.ChatStreamChunk(is_final=True)
+        if not complete:
+            yield ai.ChatStreamChunk(is_final=True)
 
     async def follow_up(self, call: str, left: bytes) -> None:
         """After the commit: store the turn, and let the session's next call go."""
         await self._sessions.store(call, Turn.model_validate_json(left))
 
-    async def _talk(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[Delta, None]:
+    async def _talk(
+        self, call: Call, request: ai.ChatRequest, begun: str = "", *, complete: bool = False
+    ) -> AsyncGenerator[Delta, None]:
+        """Have the model answer.
+
+        Args:
+            begun: the answer as far as another worker had said it.
+            complete: it is all of it; only what comes after the answer is left to do.
+        """
         model = self._offer.find(request.model)
         asked = [Message(role=m.role, content=m.content) for m in request.messages if m.role != SYSTEM]  # type: ignore[arg-type]
         history: list[Message] = []
@@ -80,10 +95,13 @@ class ChatService:
             )
             # Whatever happens now, the session's next call must be let go.
             call.follow_up = turn.model_dump_json().encode()
-        said: list[str] = []
-        finished = False
+        said = [begun] if begun else []
+        finished = complete
         try:
-            prompt = self._prompt(request, asked if turn.replace else [*history, *asked])
+            prompt = self._prompt(request, asked if turn.replace else [*history, *asked], begun)
+            if complete:
+                self._trail(call, model.name, Delta(finish=STOP, usage=estimated(prompt, begun)))
+                return
             async with aclosing(guarded(model.stream(prompt, call.deadline), prompt, self._offer.new_gate)) as deltas:
                 async for delta in deltas:
                     said.append(delta.text)
@@ -97,12 +115,13 @@ class ChatService:
                 turn.messages = self._sessions.keepable([*asked, answer])
                 call.follow_up = turn.model_dump_json().encode()
 
-    def _prompt(self, request: ai.ChatRequest, messages: list[Message]) -> Prompt:
+    def _prompt(self, request: ai.ChatRequest, messages: list[Message], begun: str) -> Prompt:
         system = [self._system_prompt] if self._system_prompt else []
         system += [m.content for m in request.messages if m.role == SYSTEM]
         system += [f"{name}：\n{text}" for name, text in sorted(request.context.items())]
         turns = [PromptTurn("system", text) for text in system]
         turns += [PromptTurn(m.role, m.content) for m in messages]
+        turns += [PromptTurn("assistant", begun)] if begun else []
         # proto3 cannot tell 0 from absent; both mean the model's own default.
         return Prompt(tuple(turns), max_tokens=request.max_tokens, temperature=request.temperature or None)
 

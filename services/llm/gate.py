@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from .model import FILTERED, Delta, Prompt, Usage
-from .tokens import estimate_tokens
+from .tokens import estimated
 
 
 class Gate(Protocol):
@@ -87,6 +87,4 @@ async def guarded(
                 if said.says:
                     yield said
         except Stopped as stop:
-            asked = sum(estimate_tokens(turn.content) for turn in prompt.turns)
-            estimate = Usage(asked, estimate_tokens("".join(heard)), estimated=True)
-            yield Delta(stop.last, finish=FILTERED, usage=usage or estimate)
+            yield Delta(stop.last, finish=FILTERED, usage=usage or estimated(prompt, "".join(heard)))

@@ -21,7 +21,7 @@ from .model import NEVER, STOP, Delta, Finish, Prompt, ToolCallDelta, Usage
 from .refusal import kind_of, status_in, text_of
 from .server import Budget, Server
 from .sse import EventReader, EventTooLarge
-from .tokens import estimate_tokens
+from .tokens import estimated
 from .transfer import Transfer, TransferError
 from .window import fit
 
@@ -205,8 +205,7 @@ class _Answer:
         """What the server counted, else an estimate."""
         if self._counted is not None:
             return self._counted
-        asked = sum(estimate_tokens(turn.content) for turn in self._prompt.turns)
-        return Usage(asked, estimate_tokens("".join(self._texts)), estimated=True)
+        return estimated(self._prompt, "".join(self._texts))
 
     def take(self, completion: Completion) -> None:
         """One event, or a whole answer."""

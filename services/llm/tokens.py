@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .model import Prompt, Usage
 from .script import CJK, WIDE_MARK
 
 _CJK_TENTHS = 6
@@ -46,3 +47,8 @@ def count_that_fits(pieces: Iterable[str], max_tokens: int) -> int:
             break
         fitting += 1
     return fitting
+
+
+def estimated(prompt: Prompt, said: str) -> Usage:
+    """Estimate what an answer cost."""
+    return Usage(sum(estimate_tokens(turn.content) for turn in prompt.turns), estimate_tokens(said), estimated=True)

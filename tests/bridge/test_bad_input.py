@@ -13,7 +13,7 @@ import pytest
 
 from bridge.server import SLACK
 from qingyu_ai import routes
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.speaker import MAX_CHUNK
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common

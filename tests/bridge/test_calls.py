@@ -13,7 +13,7 @@ import pytest
 
 from qingyu_ai import routes
 from qingyu_ai.bus.errors import Code, Fault
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import rag_pb2 as rag

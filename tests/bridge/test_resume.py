@@ -12,7 +12,7 @@ import pytest
 from bridge.admission import RESUME_KEY
 from qingyu_ai import routes
 from qingyu_ai.bus.errors import Overloaded
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bridge.conftest import Bridge, Metadata, Refusal, chat
 from tests.waiting import eventually

@@ -14,8 +14,8 @@ from qingyu_ai.bus import subjects
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
-from qingyu_ai.bus.job import Call
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.worker import Worker
@@ -49,6 +49,7 @@ class System:
         stream: Callable[[Call, ai.ChatRequest], AsyncIterator[ai.ChatStreamChunk]] | None = None,
         search: Callable[[Call, rag.SearchRequest], Awaitable[rag.SearchResponse]] | None = None,
         follow_up: Callable[[str, bytes], Awaitable[None]] | None = None,
+        continues: bool = False,
     ) -> Worker:
         """Start a worker and wait until the caller sees it."""
         bus = await self.connect()
@@ -58,7 +59,7 @@ class System:
         if chat is not None:
             worker.job(routes.CHAT, chat, follow_up)
         if stream is not None:
-            worker.stream(routes.CHAT_STREAM, stream, follow_up)
+            worker.stream(routes.CHAT_STREAM, stream, follow_up, continues=continues)
         await worker.start()
         self.workers.append(worker)
         self.buses.append(bus)

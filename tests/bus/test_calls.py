@@ -18,10 +18,10 @@ from qingyu_ai.bus.errors import (
     NoWorker,
     Overloaded,
     SameIdOtherBody,
-    Silent,
 )
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
+from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Bus as BusSettings
@@ -473,24 +473,62 @@ async def test_worker_that_thinks_long_beats_and_is_not_taken_for_dead(system: S
     assert (await system.chat("想好了吗", seconds=30)).message.content == "想好了吗"
 
 
-async def test_silence_beyond_the_lease_ends_a_stream_with_a_status_and_a_hint(system: System) -> None:
-    ended = asyncio.Event()
-    await stopped_stream(system, ended)
-    reading = await system.submit("x", stream=True, seconds=60)
-    await reading.take()
-    # The worker's clock stops: neither beats nor in-progress signs, as of a frozen process.
-    worker = system.workers[0]
+async def vanish(worker: Worker) -> None:
+    """As a kill does: no acknowledgement, no sign of life, no farewell. What its handlers still say is said."""
     assert worker._clock is not None
     worker._clock.cancel()
     assert worker._puller is not None
     await worker._puller.stop()
-    began = time.monotonic()
-    with pytest.raises(Silent) as silent:
-        await read(reading)
-    assert FAST.lease_seconds * 0.5 < time.monotonic() - began < FAST.lease_seconds * 5
-    assert silent.value.code is Code.UNAVAILABLE
-    assert silent.value.retry_seconds is not None
+
+
+async def test_stream_of_a_vanished_worker_goes_on_at_another_without_a_gap_or_a_repeat(system: System) -> None:
+    """Also what the vanished one stored while nobody heard it is part of the text, and what it says later is not."""
+    said_late = asyncio.Event()
+    taken_over = asyncio.Event()
+
+    async def first(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        for n in range(5):
+            yield ai.ChatStreamChunk(delta=f"{n},")
+        await taken_over.wait()
+        for _ in range(5):
+            yield ai.ChatStreamChunk(delta="不该出现")
+            await asyncio.sleep(0)
+        said_late.set()
+        yield ai.ChatStreamChunk(is_final=True)
+
+    async def second(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        begun = "".join([chunk.delta for chunk in call.said])
+        taken_over.set()
+        await said_late.wait()
+        for n in range(begun.count(","), 9):
+            yield ai.ChatStreamChunk(delta=f"{n},")
+        yield ai.ChatStreamChunk(is_final=True)
+
+    worker = await system.worker(stream=first, continues=True)
+    reading = await system.submit("x", stream=True, seconds=60)
+    await reading.take()
+    await vanish(worker)
+    await system.worker(stream=second, continues=True)
+    rest = await read(reading)
     system.caller.close(reading)
+    assert "不该出现" not in rest
+    replay = await system.submit("x", stream=True, seconds=60, request_id=reading.request_id)
+    assert await read(replay) == "0,1,2,3,4,5,6,7,8,"
+    system.caller.close(replay)
+
+
+async def test_handler_that_cannot_go_on_ends_what_another_had_begun(system: System) -> None:
+    ended = asyncio.Event()
+    await stopped_stream(system, ended)
+    reading = await system.submit("x", stream=True, seconds=60)
+    await reading.take()
+    await vanish(system.workers[0])
+    await stopped_stream(system, asyncio.Event())
+    end = await reading.wait_end()
+    system.caller.close(reading)
+    lost = Fault.from_status(end.status)
+    assert (lost.code, lost.reason) == (Code.UNAVAILABLE, "WORKER_LOST")
+    assert lost.retry_seconds is not None
 
 
 async def test_job_whose_worker_vanished_before_it_said_anything_runs_again(system: System) -> None:
@@ -504,12 +542,7 @@ async def test_job_whose_worker_vanished_before_it_said_anything_runs_again(syst
     first = await system.worker(chat=hang)
     reading = await system.submit("还在吗", seconds=30)
     await started.wait()
-    # As a kill does: no acknowledgement, no sign of life, no farewell.
-    assert first._clock is not None
-    first._clock.cancel()
-    assert first._puller is not None
-    await first._puller.stop()
-    reading.heard = time.monotonic() + 5  # the reader's own lease is not what this test is about
+    await vanish(first)
     await system.worker(chat=echo)
     end = await reading.wait_end()
     system.caller.close(reading)

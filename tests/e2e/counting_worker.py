@@ -2,9 +2,10 @@
 
     4711: 0 1 2 3 …
 
-A text that two processes have a part in, or that misses, repeats or swaps a delta, is not what `spoken` returns. Chat and
-ChatStream obey the request's context: `deltas` (how many), `per_second` (0: as fast as it can), `silent_seconds` (before
-the first) and `padding` (characters more in each). Each run is a line in the log, when it begins and when it is over.
+A worker that takes over goes on counting, so the name is that of who began. A text that misses, repeats or swaps a delta is
+not what `spoken` returns. Chat and ChatStream obey the request's context: `deltas` (how many), `per_second` (0: as fast as it
+can), `silent_seconds` (before the first) and `padding` (characters more in each). Each run is a line in the log, when it
+begins and when it is over.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 
 from qingyu_ai import routes
 from qingyu_ai.bus.connection import NatsBus
-from qingyu_ai.bus.job import Call
+from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
@@ -54,8 +55,10 @@ async def count(call: Call, request: ai.ChatRequest) -> AsyncGenerator[str, None
         await asyncio.sleep(float(context.get("silent_seconds", "0")))
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for i in range(deltas):
-            await asyncio.sleep(max(0.0, began + i / per_second - loop.time()) if per_second else 0)
+        # One blank for each delta that a worker before this one said.
+        first = "".join([chunk.delta for chunk in call.said]).count(" ")
+        for i in range(first, deltas):
+            await asyncio.sleep(max(0.0, began + (i - first) / per_second - loop.time()) if per_second else 0)
             yield delta(os.getpid(), i, padding)
     finally:
         log.info(STOPS, request_id=call.request_id)
@@ -72,7 +75,8 @@ async def chat_stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.C
     async with aclosing(count(call, request)) as counting:
         async for text in counting:
             yield ai.ChatStreamChunk(delta=text)
-    yield ai.ChatStreamChunk(is_final=True)
+    if not any(chunk.is_final for chunk in call.said):
+        yield ai.ChatStreamChunk(is_final=True)
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
@@ -80,7 +84,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
     def serve(bus: NatsBus, worker: Worker) -> None:
         worker.job(routes.CHAT, chat)
-        worker.stream(routes.CHAT_STREAM, chat_stream)
+        worker.stream(routes.CHAT_STREAM, chat_stream, continues=True)
 
     await worker_process("chat", settings, settings.chat, stop, serve)
 
