@@ -15,7 +15,7 @@ from .gate import NewGate
 from .long import LongAnswer
 from .meters import Meters
 from .model import Model
-from .offline import OfflineModel
+from .offline.model import OfflineModel
 from .remote import RemoteModel
 from .server import Server
 from .words import WordList, word_gate

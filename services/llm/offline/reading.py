@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 
-from .model import Turn
+from services.llm.model import Turn
+from services.llm.script import Language, language
+
 from .names import Name, find_names
 from .phrases import Phrase, repeated_phrase
-from .script import Language, language
 from .text import Counts, Speech, count, count_paragraphs, sentences, speech
 
 _PAUSE = re.compile(r"[，、；：](?=.)|[,;:](?=[^0-9A-Za-z/])", re.DOTALL)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from services.llm.model import Turn
-from services.llm.reading import read
+from services.llm.offline.reading import read
 
 from .samples import EDITOR, EMPTY_BOX, NIGHT_RAIN
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .graphemes import clip
+from services.llm.graphemes import clip
 
 _SPACE = re.compile(r"\s+")
 _UNQUOTABLE = re.compile("[\u0000-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.llm.phrases import Phrase, repeated_phrase
+from services.llm.offline.phrases import Phrase, repeated_phrase
 from services.llm.script import Language
 
 from .samples import EMPTY_BOX, NIGHT_RAIN

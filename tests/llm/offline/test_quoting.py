@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.llm.quoting import quote_chinese, quote_english, tidy
+from services.llm.offline.quoting import quote_chinese, quote_english, tidy
 
 
 @pytest.mark.parametrize(

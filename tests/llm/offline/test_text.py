@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.llm.text import Counts, count, count_paragraphs, dialogue_share, sentences, speech
+from services.llm.offline.text import Counts, count, count_paragraphs, dialogue_share, sentences, speech
 
 from .samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
 

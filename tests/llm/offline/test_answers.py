@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from services.llm import chinese, english
-from services.llm.chinese import write_chinese
-from services.llm.english import write_english
 from services.llm.model import Turn
-from services.llm.reading import read
+from services.llm.offline import chinese, english
+from services.llm.offline.chinese import write_chinese
+from services.llm.offline.english import write_english
+from services.llm.offline.reading import read
 
 from .samples import EDITOR, EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
 

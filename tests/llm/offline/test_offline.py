@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from services.llm import chinese, english, offline
 from services.llm.graphemes import graphemes
 from services.llm.model import Delta, Model, Prompt, Turn
-from services.llm.offline import LONG_PROMPT, OfflineModel
+from services.llm.offline import chinese, english
+from services.llm.offline import model as offline
+from services.llm.offline.model import LONG_PROMPT, OfflineModel
 from services.llm.tokens import estimate_tokens
 
 from .samples import EDITOR, EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
@@ -145,7 +146,7 @@ def test_the_same_prompt_gets_the_same_deltas(turns: tuple[Turn, ...]) -> None:
 def test_another_process_gives_the_same_answer() -> None:
     """Sets of strings are in another order in each process; a worker that takes over must not notice."""
     program = (
-        "import asyncio; from tests.llm.test_offline import *; "
+        "import asyncio; from tests.llm.offline.test_offline import *; "
         "crowd = ''.join(f'“好。”林{given}说。' for given in '一二三四五六七八九十甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉'); "
         "print(*(ascii(answered(prompt(text))) for text in (NIGHT_RAIN, SWORD_TRIAL, EMPTY_BOX, crowd)))"
     )

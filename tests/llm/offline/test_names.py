@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.llm.names import Name, chinese_names, english_names
+from services.llm.offline.names import Name, chinese_names, english_names
 
 from .samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
 

@@ -14,13 +14,13 @@ from hashlib import blake2b
 from itertools import cycle, islice
 
 from qingyu_ai.bus.deadline import Deadline
+from services.llm.graphemes import graphemes
+from services.llm.model import LENGTH, NEVER, STOP, Delta, Finish, Prompt, Turn, Usage
+from services.llm.tokens import count_that_fits, estimate_tokens
 
 from .chinese import write_chinese
 from .english import write_english
-from .graphemes import graphemes
-from .model import LENGTH, NEVER, STOP, Delta, Finish, Prompt, Turn, Usage
 from .reading import read
-from .tokens import count_that_fits, estimate_tokens
 
 LONG_PROMPT = 16 * 1024
 """Characters, so at most 64 KiB of text. A longer prompt is read in a thread.
