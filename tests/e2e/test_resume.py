@@ -49,8 +49,12 @@ class Reader(threading.Thread):
         return again
 
 
-def test_streams_of_a_killed_bridge_go_on_at_another_without_a_gap_or_a_repeat() -> None:
-    """The offline model says the same to the same question, so what each reader must have in the end is known."""
+@pytest.mark.parametrize("worker_too", [False, True], ids=["bridge", "bridge and worker"])
+def test_streams_of_a_killed_bridge_go_on_at_another_without_a_gap_or_a_repeat(worker_too: bool) -> None:
+    """Also when their worker dies in the same instant.
+
+    The offline model says the same to the same question, so what each reader must have in the end is known.
+    """
     with System("services.chat", bridges=2, settings=FAST) as system:
         dying, living = system.bridges
         readers = [Reader(request()) for _ in range(10)]
@@ -59,6 +63,9 @@ def test_streams_of_a_killed_bridge_go_on_at_another_without_a_gap_or_a_repeat()
             reader.start()
         eventually_sync(lambda: all(len(reader.text) > 10 for reader in readers))
         dying.kill()
+        if worker_too:
+            system.workers[0].kill()
+            system.workers[0].start()
         for reader in readers:
             reader.join()
         assert not any(reader.finals for reader in readers)
