@@ -141,7 +141,7 @@ class Offline(_Section):
 class Endpoint(_Section):
     """A model server that speaks the OpenAI protocol, and one model of it."""
 
-    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
     """Up to and with the version: https://api.deepseek.com/v1"""
     model: str = ""
     """The server's own name for the model; empty: the first one that it lists."""
@@ -149,16 +149,16 @@ class Endpoint(_Section):
     """Better `api_key_env`: a key does not belong into a file that is kept."""
     api_key_env: str = ""
     """The environment variable that holds the key."""
-    connections: Annotated[int, Field(ge=1)] = 64
-    """Requests that one process has open at this server at once; more of them wait."""
+    connections: Annotated[int, Field(ge=1)] = 256
+    """Requests that one process has open under this alias at once; more of them wait, up to `first_token_seconds`."""
     connect_seconds: Seconds = 5.0
-    """Until there is a connection, waiting for a free one included."""
+    """Until there is a connection."""
     first_token_seconds: Seconds = 60.0
     """From the request to the first token, of thought or of text."""
     idle_seconds: Seconds = 30.0
     """Between two tokens."""
     total_seconds: Seconds = 600.0
-    """For a whole answer. No time is ever longer than what the caller has left."""
+    """For a whole answer, however many requests it takes. No time is ever longer than what the caller has left."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Requests for one answer before its first token, all told."""
     breaker_failures: Annotated[int, Field(ge=1)] = 5
@@ -194,12 +194,14 @@ class ChatModel(Endpoint):
 
 
 DEFAULT_ALIAS = "default"
+OFFLINE = "offline"
+"""The name of the model that is always there."""
 
 
 class Llm(_Section):
     """The models of this deployment. Two variables are enough: the base URL and the key of one server."""
 
-    base_url: str = ""
+    base_url: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
     api_key: SecretStr = SecretStr("")
     model: str = ""
     """With `base_url`: the server's name for its model; empty: the first one that it lists."""
@@ -219,8 +221,12 @@ class Llm(_Section):
             for other in model.fallbacks:
                 if other not in self.models:
                     raise ValueError(f"models.{alias}.fallbacks names {other!r}, which is no alias of models")
-        if self.default and self.models and self.default not in self.models:
-            raise ValueError(f"default names {self.default!r}, which is no alias of models")
+        if self.api_key.get_secret_value() and not self.base_url:
+            raise ValueError("api_key is set, and base_url, which it is for, is not")
+        if {"", OFFLINE} & set(self.models):
+            raise ValueError(f"an alias of models must have a name, and not {OFFLINE!r}, which is always there")
+        if self.default and self.default not in {*self.aliases, OFFLINE}:
+            raise ValueError(f"default names {self.default!r}, which is no model here")
         return self
 
     @property

@@ -54,7 +54,10 @@ class ChatService:
         answer = common.Message(
             role="assistant",
             content="".join(said),
-            metadata={"model": call.trailers["x-model"], "finish_reason": call.trailers["x-finish-reason"]},
+            metadata={
+                "model": call.trailers.get("x-model", ""),
+                "finish_reason": call.trailers.get("x-finish-reason", ""),
+            },
         )
         return ai.ChatResponse(message=answer, tokens_used=tokens, status=status)
 
@@ -110,7 +113,7 @@ class ChatService:
                         self._trail(call, delta.model or model.name, delta)
                     yield delta
         finally:
-            if turn.session and said:
+            if turn.session and any(said):
                 answer = Message(role="assistant", content="".join(said), cut=not finished)
                 turn.messages = self._sessions.keepable([*asked, answer])
                 call.follow_up = turn.model_dump_json().encode()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from .model import FILTERED, LENGTH, STOP, TOOL_CALLS, Delta, Finish, Prompt, ToolCallDelta, Turn, Usage
+from .refusal import UNREADABLE
 
 Continuation = Literal["turn", "prefix", "partial", "continue_final_message"]
 """How an endpoint is told to go on with an answer: in a turn of the user's, or by one of three marks on the answer itself."""
@@ -89,7 +90,7 @@ def parse(data: bytes) -> Completion:
     """
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         raise Unreadable(str(e)) from None
 
 
@@ -122,7 +123,8 @@ def usage_of(completion: Completion) -> Usage | None:
         return None
     details = counted.completion_tokens_details
     thought = (details.reasoning_tokens or 0) if details else 0
-    return Usage(counted.prompt_tokens, counted.completion_tokens, estimated=False, reasoning_tokens=thought)
+    asked, said = max(0, counted.prompt_tokens), max(0, counted.completion_tokens)
+    return Usage(asked, said, estimated=False, reasoning_tokens=max(0, thought))
 
 
 def request_body(

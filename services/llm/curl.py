@@ -103,7 +103,6 @@ class Curls:
             (pycurl.HEADERFUNCTION, transfer.on_header),
             (pycurl.WRITEFUNCTION, transfer.on_body),
             (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if http2 else pycurl.CURL_HTTP_VERSION_1_1),
-            (pycurl.PIPEWAIT, 1 if http2 else 0),
         ]
         if urlsplit(url).hostname in LOOPBACK:
             options.append((pycurl.PROXY, ""))

@@ -59,6 +59,10 @@ class Upstream(Enum):
         Code.RESOURCE_EXHAUSTED, "this deployment's quota there is used up", "本服务在上游的额度已用完",
         here=False, elsewhere=True, trips=False,
     )  # fmt: skip
+    FULL = Row(
+        Code.RESOURCE_EXHAUSTED, "all connections to it are in use; try again in a moment", "到该模型的连接已用满，请稍后重试",
+        here=False, elsewhere=True, trips=False,
+    )  # fmt: skip
     FAILED = Row(
         Code.UNAVAILABLE, "the endpoint failed; try again in a moment", "上游出错，请稍后重试",
         here=True, elsewhere=True, trips=True,
@@ -121,7 +125,7 @@ class UpstreamFault(Fault):
 
     def __init__(self, kind: Upstream, model: str, *, retry_seconds: float | None = None, detail: str = "") -> None:
         row = kind.value
-        waiting = row.here or kind is Upstream.RESTING
+        waiting = row.here or kind in (Upstream.RESTING, Upstream.FULL)
         facts = {"model": model}
         if row.code in (Code.NOT_FOUND, Code.FAILED_PRECONDITION) or kind in (Upstream.UNREACHABLE, Upstream.RESTING):
             facts["code"] = NOT_AVAILABLE

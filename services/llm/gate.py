@@ -13,6 +13,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
+from qingyu_ai.bus.errors import Fault
+
 from .model import FILTERED, Delta, Prompt, Usage
 from .tokens import estimated
 
@@ -76,15 +78,33 @@ async def guarded(
             async for delta in deltas:
                 heard.append(delta.text + delta.reasoning)
                 usage = delta.usage
-                said = replace(
-                    delta,
-                    text=text.feed(delta.text) if delta.text else "",
-                    reasoning=thought.feed(delta.reasoning) if delta.reasoning else "",
-                )
-                if delta.finish:
-                    yield replace(said, text=said.text + text.close(), reasoning=said.reasoning + thought.close())
+                reasoning, stopped = _through(thought, delta.reasoning, last=bool(delta.finish))
+                said = ""
+                if not stopped:
+                    said, stopped = _through(text, delta.text, last=bool(delta.finish))
+                if stopped:
+                    yield Delta(said, reasoning, finish=FILTERED, usage=usage or estimated(prompt, "".join(heard)))
                     return
-                if said.says:
-                    yield said
-        except Stopped as stop:
-            yield Delta(stop.last, finish=FILTERED, usage=usage or estimated(prompt, "".join(heard)))
+                passed = replace(delta, text=said, reasoning=reasoning)
+                if passed.says or passed.finish:
+                    yield passed
+        except Fault:
+            # What was held back for a word that did not come is part of the text that is kept.
+            reasoning, stopped = _through(thought, "", last=True)
+            said = "" if stopped else _through(text, "", last=True)[0]
+            if said or reasoning:
+                yield Delta(said, reasoning)
+            raise
+
+
+def _through(gate: Gate, text: str, *, last: bool) -> tuple[str, bool]:
+    """What a gate lets through, and whether it ends the answer there."""
+    passed = ""
+    try:
+        if text:
+            passed = gate.feed(text)
+        if last:
+            passed += gate.close()
+    except Stopped as stop:
+        return passed + stop.last, True
+    return passed, False

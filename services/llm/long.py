@@ -9,12 +9,14 @@ from dataclasses import replace
 import structlog
 
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Expired, Fault
 from qingyu_ai.settings import ChatModel
 
-from .faults import UpstreamFault
+from .faults import Upstream, UpstreamFault
 from .meters import Meters
 from .model import LENGTH, NEVER, Delta, Model, Prompt, Turn, Usage
 from .seam import LEAST, Seam
+from .server import EARLY
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +54,17 @@ class LongAnswer:
 
     async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
         """See `Model.stream`. `max_tokens` holds for the whole answer; 0 means the setting `answer_tokens`."""
+        whole = min(deadline, Deadline.after(self._settings.total_seconds))
+        try:
+            async with aclosing(self._stream(prompt, whole)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except Expired:
+            if deadline.remaining > EARLY:
+                raise UpstreamFault(Upstream.TOTAL_TIMEOUT, self.name) from None
+            raise
+
+    async def _stream(self, prompt: Prompt, deadline: Deadline) -> AsyncGenerator[Delta, None]:
         turns, text = _begun(prompt)
         left = prompt.max_tokens or self._settings.answer_tokens
         spent: Usage | None = None
@@ -86,10 +99,10 @@ class LongAnswer:
             usage = last.usage or Usage(0, 0, estimated=True)
             spent = usage if spent is None else spent + usage
             spoke = last.model
-            left -= max(1, usage.completion_tokens)
+            left -= usage.completion_tokens
             goes_on = (
                 last.finish == LENGTH
-                and carried < left + usage.completion_tokens  # it was not the caller's own limit
+                and _is_servers_limit(carried, left + usage.completion_tokens, usage)
                 and left >= LEAST_TOKENS
                 and grown
                 and not prompt.tools
@@ -100,14 +113,14 @@ class LongAnswer:
                 return
             if last.text:
                 yield Delta(last.text)
-            self._meters.continued.labels(last.model or self.name).inc()
+            self._meters.continued.labels(self.name).inc()
 
     async def _joined(self, asked: Prompt, before: str, deadline: Deadline) -> AsyncGenerator[Delta, None]:
         """One request's deltas, without a repeat of what was there."""
         marked = self._settings.continuation != "turn"
         seam = Seam(before, LEAST_MARKED if marked else LEAST)
         async with aclosing(self._model.stream(asked, deadline)) as deltas:
-            async for delta in deltas:
+            async for delta in _flushed(deltas, seam):
                 if not delta.finish and (seam.closed or not delta.text):
                     yield delta
                     continue
@@ -117,6 +130,30 @@ class LongAnswer:
                 said = replace(delta, text=text)
                 if said.says or said.finish:
                     yield said
+
+
+async def _flushed(deltas: AsyncGenerator[Delta, None], seam: Seam) -> AsyncGenerator[Delta, None]:
+    """Let go of what the seam holds when the stream fails: it is part of the text that is kept."""
+    try:
+        async for delta in deltas:
+            yield delta
+    except Fault:
+        if held := seam.close():
+            yield Delta(held)
+        raise
+
+
+def _is_servers_limit(carried: int, left: int, usage: Usage) -> bool:
+    """Whether an answer ended at the server's limit of length, and not at the one that it was asked to keep.
+
+    Args:
+        carried: what the request asked for at most; 0: it did not say.
+        left: what the whole answer might still have had.
+        usage: of the request.
+    """
+    if carried < left:
+        return True
+    return not usage.estimated and usage.completion_tokens < carried
 
 
 def _begun(prompt: Prompt) -> tuple[tuple[Turn, ...], str]:

@@ -17,6 +17,9 @@ MAX_BODY_BYTES = 64 * 1024
 
 LONGEST_RETRY_SECONDS = 600.0
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What reading JSON raises: also for bytes that are no UTF-8, and for what is nested too deeply."""
+
 _CONTEXT = re.compile(
     "context_length|context length|context window|maximum context|max_model_len|too many tokens|prompt is too long"
     "|range of input length|exceed.{0,40}context|input.{0,20}too long|string_above_max_length"
@@ -68,7 +71,7 @@ def text_of(body: bytes) -> str:
     """The words of an error answer: code, type and message, wherever the endpoint put them."""
     try:
         answer = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return body[:MAX_BODY_BYTES].decode("utf-8", "replace")
     return _words(answer)
 
@@ -86,7 +89,7 @@ def status_in(error: bytes) -> int:
     """The HTTP status that an error inside a stream stands for; 500 if it names none."""
     try:
         answer = msgspec.json.decode(error)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return 500
     for key in ("status", "status_code", "code"):
         value = answer.get(key) if isinstance(answer, dict) else None
@@ -94,6 +97,12 @@ def status_in(error: bytes) -> int:
         if 400 <= number < 600:
             return number
     return 400 if _CONTEXT.search(text_of(error)) else 500
+
+
+def kind_in(body: bytes) -> Upstream:
+    """Which failure an error is that came without a status of its own."""
+    text = text_of(body)
+    return Upstream.QUOTA_USED_UP if _QUOTA.search(text) else kind_of(status_in(body), text)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -109,6 +118,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         else:
             return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(0.0, seconds), LONGEST_RETRY_SECONDS) if seconds == seconds else None

@@ -18,7 +18,7 @@ from .completion import Completion, Unreadable, delta_of, parse, request_body, u
 from .faults import Upstream, UpstreamFault
 from .meters import Meters
 from .model import NEVER, STOP, Delta, Finish, Prompt, ToolCallDelta, Usage
-from .refusal import kind_of, status_in, text_of
+from .refusal import kind_in, text_of
 from .server import Budget, Server
 from .sse import EventReader, EventTooLarge
 from .tokens import estimated
@@ -29,6 +29,9 @@ USAGE_SECONDS = 2.0
 """How long the usage may come after the last word."""
 
 DONE = b"[DONE]"
+
+SHOWN_BYTES = 4096
+"""Of what cannot be read, for the log, where keys are masked before it is cut."""
 
 
 class RemoteModel:
@@ -102,7 +105,11 @@ class RemoteModel:
         kind = transfer.headers.get("content-type", "").lower()
         if "json" in kind and "event-stream" not in kind:
             # It does not stream, whatever it was asked.
-            answer.take(self._parsed(await self._server.whole(transfer, budget)))
+            data = await self._server.whole(transfer, budget)
+            completion = self._parsed(data)
+            if not completion.choices:
+                raise self._server.fault(kind_in(data), f"no answer, but: {text_of(data)}")
+            answer.take(completion)
         elif "html" in kind:
             raise self._server.fault(Upstream.ANSWER_BROKEN, "a page of HTML instead of an answer")
         else:
@@ -126,14 +133,14 @@ class RemoteModel:
                 raise fault
         for delta in answer.drain():
             yield delta
-        if not answer.said and answer.finish == STOP:
+        if not answer.said and answer.finish in ("", STOP):
             raise self._server.fault(Upstream.ANSWER_EMPTY)
         yield Delta(finish=answer.finish or STOP, usage=answer.usage, model=self._server.label)
 
     async def _piece(self, transfer: Transfer, budget: Budget, answer: _Answer, quiet_since: float) -> bytes:
         """Wait for bytes, no longer than the phase allows."""
         if answer.finish:
-            late, until = Upstream.IDLE_TIMEOUT, time.monotonic() + USAGE_SECONDS
+            late, until = Upstream.IDLE_TIMEOUT, answer.finished_at + USAGE_SECONDS
         elif answer.said:
             late, until = Upstream.IDLE_TIMEOUT, quiet_since + self._settings.idle_seconds
         else:
@@ -155,7 +162,7 @@ class RemoteModel:
 
     def _take(self, events: list[bytes], answer: _Answer) -> None:
         for event in events:
-            if event == DONE:
+            if event.rstrip() == DONE:
                 answer.ended = True
                 answer.finish = answer.finish or STOP
             elif event and not event.isspace():
@@ -173,12 +180,11 @@ class RemoteModel:
         try:
             completion = parse(data)
         except Unreadable as e:
-            shown = data[:200].decode("utf-8", "replace")
+            shown = data[:SHOWN_BYTES].decode("utf-8", "replace")
             raise self._server.fault(Upstream.ANSWER_BROKEN, f"{e}: {shown}") from None
         error = bytes(completion.error)
         if error not in (b"", b"null"):
-            text = text_of(error)
-            raise self._server.fault(kind_of(status_in(error), text), f"inside the answer: {text}")
+            raise self._server.fault(kind_in(error), f"inside the answer: {text_of(error)}")
         return completion
 
 
@@ -191,6 +197,7 @@ class _Answer:
         self._texts: list[str] = []
         self._counted: Usage | None = None
         self.finish: Finish = ""
+        self.finished_at = 0.0
         self.said = False
         self.ended = False
         """Nothing more will come, or nothing more is wanted."""
@@ -217,6 +224,7 @@ class _Answer:
             return
         if delta.finish:
             self.finish = delta.finish
+            self.finished_at = time.monotonic()
         if delta.says:
             self.said = True
             self._pending.append(delta)

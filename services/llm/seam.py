@@ -10,8 +10,9 @@ from __future__ import annotations
 REACH = 600
 """Characters of the text before that a rest may repeat."""
 
-LEAST = 2
-"""A repeat of one character is more often the language's own (看|看)."""
+LEAST = 4
+"""Chinese characters, or three times as many of other scripts, that a repeat has at least. Fewer are more often the language's
+own (ban|ana, 看|看), and to delete a writer's text is worse than to show two characters twice."""
 
 
 class Seam:
@@ -19,7 +20,7 @@ class Seam:
 
     Args:
         before: the text that was cut.
-        least: characters that a repeat has at least; endpoints that continue the answer itself repeat less easily.
+        least: how long a repeat is at least, see `LEAST`; endpoints that continue the answer itself repeat less easily.
     """
 
     def __init__(self, before: str, least: int = LEAST) -> None:
@@ -57,8 +58,18 @@ class Seam:
     def _decide(self) -> str:
         self._open = False
         held, self._held = self._held, ""
-        for size in range(min(len(held), len(self._tail)), self._least - 1, -1):
-            # 哈哈|哈哈: the same character again and again is meant so.
-            if self._tail.endswith(held[:size]) and len(set(held[:size])) > 1:
+        for size in range(min(len(held), len(self._tail)), 0, -1):
+            repeat = held[:size]
+            if self._tail.endswith(repeat) and _weight(repeat) >= self._least and not _goes_round(repeat):
                 return held[size:]
         return held
+
+
+def _weight(text: str) -> float:
+    """A text's length in Chinese characters."""
+    return sum(1 if char > "\u2e7f" else 1 / 3 for char in text)
+
+
+def _goes_round(text: str) -> bool:
+    """Whether a text is a shorter one several times: 哈哈哈哈 and 一步一步 are meant so."""
+    return text in (text + text)[1:-1]

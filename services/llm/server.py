@@ -20,13 +20,16 @@ from qingyu_ai.settings import DEFAULT_ALIAS, Endpoint, SettingsError
 from .breaker import Breaker
 from .curl import Curls
 from .faults import Upstream, UpstreamFault
-from .refusal import MAX_BODY_BYTES, kind_of, retry_after, text_of
+from .refusal import MAX_BODY_BYTES, UNREADABLE, kind_of, retry_after, text_of
 from .transfer import Failure, Transfer, TransferError
 
 log = structlog.get_logger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Of an answer in one piece: a thousand vectors of 3,072 numbers in JSON are 40 MiB."""
+
+EARLY = 0.005
+"""Seconds by which a timer may be early."""
 
 REFUSAL_SECONDS = 2.0
 """How long the body of an error may take; what has come by then must do."""
@@ -45,7 +48,6 @@ _FAILURES = {
 class Budget(NamedTuple):
     """The time of one request, never more than what the caller has left."""
 
-    connect: Deadline
     first: Deadline
     total: Deadline
     caller: Deadline
@@ -55,11 +57,18 @@ class Budget(NamedTuple):
         """Begin now."""
         total = min(Deadline.after(settings.total_seconds), caller)
         return cls(
-            min(Deadline.after(settings.connect_seconds), total),
             min(Deadline.after(settings.first_token_seconds), total),
             total,
             caller,
         )
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 class Server:
@@ -91,7 +100,8 @@ class Server:
     @property
     def label(self) -> str:
         """What an answer calls its model: the alias, or the server's own name for it where nobody chose one."""
-        return self._model if self.alias == DEFAULT_ALIAS and self._model else self.alias
+        chosen_here = self.alias != DEFAULT_ALIAS or self.settings.model
+        return self.alias if chosen_here or not self._model else self._model
 
     def fault(self, kind: Upstream, detail: str = "", retry_seconds: float | None = None) -> UpstreamFault:
         """Make a fault of this server's, and log the story behind it, without keys."""
@@ -111,8 +121,9 @@ class Server:
             async with self.asked("/models", None, budget) as transfer:
                 answer = await self.whole(transfer, budget)
             try:
-                self._model = str(msgspec.json.decode(answer)["data"][0]["id"])
-            except (msgspec.DecodeError, LookupError, TypeError):
+                listed = msgspec.json.decode(answer, type=_Models)
+                self._model = listed.data[0].id
+            except (*UNREADABLE, LookupError):
                 raise self.fault(Upstream.NOT_AVAILABLE, "its /models lists none; name one in the settings") from None
             log.info("model_chosen", model=self._model, server=self._base)
         return self._model
@@ -126,17 +137,17 @@ class Server:
             Expired: the caller's time is over.
         """
         try:
-            async with asyncio.timeout(budget.connect.remaining):
+            async with asyncio.timeout(budget.first.remaining):
                 await self._slots.acquire()
         except TimeoutError:
-            raise self.late(Upstream.CONNECT_TIMEOUT, budget, "all connections are in use") from None
+            raise self.late(Upstream.FULL, budget, f"all {self.settings.connections} are in use") from None
         transfer: Transfer | None = None
         try:
             transfer = self._curls.start(
                 self._base + path,
                 self._headers(body is not None),
                 body,
-                connect_seconds=max(0.001, budget.connect.remaining),
+                connect_seconds=max(0.001, min(self.settings.connect_seconds, budget.first.remaining)),
                 http2=self.settings.http2,
                 ca_file=self._ca_file,
             )
@@ -147,7 +158,7 @@ class Server:
             except TransferError as e:
                 raise self.lost(e, budget) from None
             if transfer.status != 200:
-                raise await self._refused(transfer)
+                raise await self._refused(transfer, budget)
             yield transfer
         finally:
             self._slots.release()
@@ -162,14 +173,15 @@ class Server:
             headers["Authorization"] = f"Bearer {self._key}"
         return headers
 
-    async def _refused(self, transfer: Transfer) -> UpstreamFault:
+    async def _refused(self, transfer: Transfer, budget: Budget) -> Fault:
         body = b""
-        until = Deadline.after(REFUSAL_SECONDS).at
+        until = min(Deadline.after(REFUSAL_SECONDS), budget.total).at
         try:
             while len(body) < MAX_BODY_BYTES and (piece := await transfer.read(until)):
                 body += piece
         except (TimeoutError, TransferError):
-            pass  # what there is of it must do
+            if budget.caller.remaining <= EARLY:
+                return Expired()  # otherwise what there is of it must do
         text = text_of(body)
         kind = kind_of(transfer.status, text)
         return self.fault(kind, f"status {transfer.status}: {text}", retry_after(transfer.headers))
@@ -200,7 +212,7 @@ class Server:
 
     def late(self, kind: Upstream, budget: Budget, detail: str = "") -> Fault:
         """What it means that a time is over: the caller's own, if that is what ran out."""
-        return Expired() if budget.caller.remaining <= 0.001 else self.fault(kind, detail)
+        return Expired() if budget.caller.remaining <= EARLY else self.fault(kind, detail)
 
     def lost(self, error: TransferError, budget: Budget) -> Fault:
         """What it means that a transfer failed."""

@@ -19,10 +19,14 @@ class EventTooLarge(Exception):
 class EventReader:
     """Turns bytes into events. One instance reads one body."""
 
-    __slots__ = ("_begun", "_data", "_rest")
+    __slots__ = ("_begun", "_data", "_pieces", "_rest", "_size")
 
     def __init__(self) -> None:
         self._rest = b""
+        self._pieces: list[bytes] = []
+        """Of a line that goes on and on: joined once, when its end is there."""
+        self._size = 0
+        """Of what is held: the line that has not ended and the event that has not."""
         self._data: list[bytes] = []
         self._begun = False
 
@@ -35,8 +39,14 @@ class EventReader:
         Raises:
             EventTooLarge: an event grows without end.
         """
-        if self._rest:
-            data = self._rest + data
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge
+        if self._begun and b"\n" not in data and b"\r" not in data and not self._rest.endswith(b"\r"):
+            self._pieces.append(data)
+            return []
+        data = b"".join((self._rest, *self._pieces, data))
+        self._pieces.clear()
         if not self._begun:
             if len(data) < len(_BOM) and _BOM.startswith(data):
                 self._rest = data
@@ -51,13 +61,14 @@ class EventReader:
         lines = data.split(b"\n")
         self._rest = lines.pop() + held
         events = self._read(lines)
-        if len(self._rest) + sum(map(len, self._data)) > MAX_EVENT_BYTES:
-            raise EventTooLarge
+        if events or not self._data:
+            self._size = len(self._rest) + sum(map(len, self._data))
         return events
 
     def close(self) -> list[bytes]:
         """The body has ended: some endpoints leave out the last blank line."""
-        return self._read([*self._rest.replace(b"\r", b"\n").split(b"\n"), b""])
+        rest = b"".join((self._rest, *self._pieces))
+        return self._read([*rest.replace(b"\r", b"\n").split(b"\n"), b""])
 
     def _read(self, lines: list[bytes]) -> list[bytes]:
         events = []

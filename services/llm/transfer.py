@@ -150,6 +150,8 @@ class Transfer:
 
     def on_header(self, line: bytes) -> None:
         """A line of the head: of an answer, or of an interim one before it (100, proxies)."""
+        if self._begun:
+            return  # a trailer
         text = line.decode("latin-1").rstrip("\r\n")
         if text.startswith("HTTP/"):
             _, _, rest = text.partition(" ")
@@ -175,5 +177,6 @@ class Transfer:
     def on_done(self, error: TransferError | None) -> None:
         """Nothing more comes."""
         self._done = True
+        self._paused = False
         self._error = error
         self._wake()

@@ -16,6 +16,7 @@ from qingyu_ai.bus.deadline import Deadline
 from .faults import Upstream
 from .meters import Meters
 from .model import NEVER
+from .refusal import UNREADABLE
 from .retry import asked_again
 from .server import Budget, Server
 
@@ -60,7 +61,7 @@ class _Asker:
                 data = await self._server.whole(transfer, budget)
             try:
                 found = msgspec.json.decode(data, type=answer)
-            except msgspec.MsgspecError as e:
+            except UNREADABLE as e:
                 raise self._server.fault(Upstream.ANSWER_BROKEN, str(e)) from None
             self._server.breaker.finished()
             return found

@@ -181,7 +181,7 @@ def parts(*, repeat: int = 0) -> list[Reply]:
     return replies
 
 
-@pytest.mark.parametrize("repeat", [0, 2, 9])
+@pytest.mark.parametrize("repeat", [0, 5, 9])
 async def test_text_cut_by_its_length_goes_on_without_a_seam(lab: Lab, repeat: int) -> None:
     model = lab.remote("m", parts(repeat=repeat), request_tokens=20)
     answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=1000))
@@ -209,6 +209,33 @@ async def test_callers_own_limit_is_not_passed(lab: Lab) -> None:
     answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=100))
     assert (answer.text, answer.last.finish) == (PARTS[0], LENGTH)
     assert len(asked(lab, "m")) == 1
+
+
+async def test_server_with_a_smaller_limit_than_anybody_said_is_asked_again(lab: Lab) -> None:
+    """What it counted is less than what it was asked for, so it was not the caller's limit that it kept."""
+    replies = [chat(PARTS[0], finish="length", usage=Counts(10, 20)), chat(PARTS[1], usage=Counts(30, 20))]
+    answer = await ask(lab.long(lab.remote("m", replies)), Prompt((Turn("user", "写一章"),), max_tokens=1000))
+    assert (answer.text, answer.last.finish) == (PARTS[0] + PARTS[1], STOP)
+    assert [seen.body["max_tokens"] for seen in asked(lab, "m")] == [1000, 980]
+
+
+async def test_whole_answer_keeps_to_its_time_however_many_requests_it_takes(lab: Lab) -> None:
+    slow = [chat(part, finish="length", usage=Counts(10, 20)).but(delay=0.3) for part in PARTS]
+    model = lab.remote("m", slow, request_tokens=20, total_seconds=0.8)
+    began = time.monotonic()
+    with pytest.raises(UpstreamFault) as fault:
+        await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=10_000))
+    assert fault.value.kind is Kind.TOTAL_TIMEOUT
+    assert time.monotonic() - began < 2
+
+
+async def test_rest_that_is_cut_gives_up_what_the_seam_held(lab: Lab) -> None:
+    said = Answer()
+    first = chat(PARTS[0], finish="length", usage=Counts(10, 20))
+    model = lab.remote("m", [first, opening("林黛玉", Pause(0.05), Cut("rst"))], request_tokens=20)
+    with pytest.raises(UpstreamFault):
+        await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=1000), into=said)
+    assert said.text == PARTS[0] + "林黛玉"
 
 
 async def test_answer_that_does_not_grow_ends(lab: Lab) -> None:

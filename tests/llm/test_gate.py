@@ -7,13 +7,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from qingyu_ai.settings import Llm, Settings, SettingsError
+from services.llm.faults import UpstreamFault
 from services.llm.gate import NewGate, guarded
 from services.llm.meters import Meters
 from services.llm.model import FILTERED, STOP, Delta, Prompt
 from services.llm.offer import open_offer
 from services.llm.words import WordList, word_gate
 from tests.upstream.replies import chat, opening
-from tests.upstream.script import Endless, Text
+from tests.upstream.script import Cut, Endless, Pause, Text
 from tests.waiting import eventually
 
 from .conftest import ASKED, Lab
@@ -45,6 +46,29 @@ async def test_stopped_answer_ends_before_the_word_and_its_model_is_closed(lab: 
     assert deltas[-1].usage is not None
     assert deltas[-1].usage.estimated
     await eventually(lambda: lab.upstream.seen()[0].ended == "client_closed")
+
+
+async def test_word_in_a_thought_ends_the_answer_and_the_thought_stays_one(lab: Lab) -> None:
+    lab.upstream.script("m", chat("好。", reasoning="我想到违禁词了"))
+    deltas = await through(lab, word_gate(WordList(["违禁词"]), "stop"))
+    assert (text(deltas), deltas[-1].finish) == ("", FILTERED)
+    assert "".join(delta.reasoning for delta in deltas) == "我想到"
+
+
+async def test_what_was_held_back_is_kept_when_the_stream_fails(lab: Lab) -> None:
+    lab.upstream.script("m", opening("此处有违禁", Pause(0.05), Cut("rst")))
+    deltas: list[Delta] = []
+
+    async def read() -> None:
+        async with aclosing(
+            guarded(lab.remote("m").stream(ASKED), ASKED, word_gate(WordList(["违禁词"]), "mask"))
+        ) as said:
+            async for delta in said:
+                deltas.append(delta)
+
+    with pytest.raises(UpstreamFault):
+        await read()
+    assert text(deltas) == "此处有违禁"
 
 
 async def test_without_a_list_everything_passes(lab: Lab) -> None:

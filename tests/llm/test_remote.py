@@ -269,6 +269,7 @@ async def test_slow_reader_makes_the_server_wait(lab: Lab) -> None:
 
 # What goes wrong.
 
+ARREARAGE = '{"code": 1113, "message": "arrearage"}'
 CONTEXT = "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens."
 
 
@@ -299,6 +300,10 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, your mes
         (Reply((Event({"error": {"message": "overloaded", "code": 503}}),)), Kind.FAILED, Code.UNAVAILABLE),
         (Reply((Event({"error": {"message": CONTEXT, "code": 400}}),)), Kind.CONTEXT_TOO_LONG, Code.INVALID_ARGUMENT),
         (Reply((Role(), Finish(), Done())), Kind.ANSWER_EMPTY, Code.UNAVAILABLE),
+        (Reply((Raw(b'data: {"choices": [{"delta": {"content": "\xc4\xe3"}}]}\n\n'),)), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
+        (Reply((Raw(b'data: {"error": ' + b"[" * 5000 + b"]" * 5000 + b"}\n\n"),)), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
+        (Reply(body="{}", content_type="application/json"), Kind.FAILED, Code.UNAVAILABLE),
+        (Reply(body=ARREARAGE, content_type="application/json"), Kind.QUOTA_USED_UP, Code.RESOURCE_EXHAUSTED),
         (Reply(()), Kind.STREAM_CUT, Code.UNAVAILABLE),
         (Reply((Cut("rst"),)), Kind.STREAM_CUT, Code.UNAVAILABLE),
         (Reply((Raw(b"data: " + b"x" * 5_000_000),)), Kind.ANSWER_TOO_LARGE, Code.UNAVAILABLE),
@@ -316,6 +321,27 @@ async def test_each_failure_has_its_error(lab: Lab, reply: Reply, kind: Kind, co
     everything = f"{logs} {fault!r} {fault.message} {fault.chinese} {fault.detail} {fault.status!r}"
     assert KEY not in everything
     assert "Traceback" not in everything
+
+
+@pytest.mark.parametrize("value", ["Fri, 31 Dec 99999 23:59:59 GMT", "-5", "nan", "soon", "1e400"])
+async def test_retry_after_that_is_none_does_no_harm(lab: Lab, value: str) -> None:
+    assert (await failed(lab, error(429, "slow down", headers={"retry-after": value}))).kind is Kind.BUSY
+
+
+async def test_key_at_the_edge_of_what_is_shown_is_masked(lab: Lab) -> None:
+    with capture_logs() as logs:
+        await failed(lab, Reply((Raw(b"data: " + b"x" * 195 + b" " + KEY.encode() + b"{\n\n"),)))
+    assert KEY[:12] not in f"{logs}"
+
+
+async def test_negative_usage_is_none(lab: Lab) -> None:
+    answer = await ask(lab.remote("m", chat(TEXT, usage=Counts(-1, -1))))
+    assert answer.last.usage is not None
+    assert answer.last.usage.completion_tokens == 0
+
+
+async def test_done_with_a_blank_is_done(lab: Lab) -> None:
+    assert (await ask(lab.remote("m", opening(TEXT, Finish(), Raw(b"data: [DONE] \n\n"))))).text == TEXT
 
 
 async def test_retry_after_is_passed_on(lab: Lab) -> None:
@@ -360,14 +386,38 @@ async def test_text_and_failure_in_one_piece_come_both(lab: Lab) -> None:
 
 
 async def test_no_connection_in_time(lab: Lab) -> None:
-    model = lab.remote("m", chat(TEXT).but(delay=5), connections=1, connect_seconds=0.3)
+    """It is taken, and nothing more: the server does not speak TLS."""
+    url = lab.upstream.base_url.replace("http:", "https:")
+    fault = await failed(lab, chat(TEXT), base_url=url, connect_seconds=0.3)
+    assert fault.kind is Kind.CONNECT_TIMEOUT
+
+
+async def test_full_pool_is_not_a_sick_server(lab: Lab) -> None:
+    model = lab.remote("m", opening(TEXT, Stall()), connections=1, first_token_seconds=0.3, breaker_failures=1)
     first = asyncio.create_task(ask(model))
     await arrived(lab)
     with pytest.raises(UpstreamFault) as fault:
-        await ask(model)
-    assert fault.value.kind is Kind.CONNECT_TIMEOUT
+        await ask(lab.chain(model))
+    assert (fault.value.kind, fault.value.code) == (Kind.FULL, Code.RESOURCE_EXHAUSTED)
+    assert model.server.breaker.state == "closed"
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_many_first_requests_at_once_do_not_wait_for_each_other(lab: Lab) -> None:
+    """No connection is known yet, and each answer takes a while: nobody's answer is waited for to use its connection."""
+    model = lab.remote("m", chat(TEXT).but(delay=0.5), connect_seconds=0.3)
+    began = time.monotonic()
+    answers = await asyncio.gather(*(ask(model) for _ in range(8)))
+    assert [answer.text for answer in answers] == [TEXT] * 8
+    assert time.monotonic() - began < 3
+
+
+async def test_server_that_pings_after_the_last_word_is_not_waited_for(lab: Lab) -> None:
+    began = time.monotonic()
+    answer = await ask(lab.remote("m", opening(TEXT, Finish(), Endless(every=0.3))))
+    assert (answer.text, answer.last.finish) == (TEXT, STOP)
+    assert time.monotonic() - began < 10
 
 
 SILENCES = {

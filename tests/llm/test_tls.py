@@ -89,6 +89,7 @@ async def test_http2_is_used_where_it_is_offered_and_streams_share_a_connection(
     lab: Lab, http2: str, certificates: Path
 ) -> None:
     model = remote(lab, http2, certificates)
+    await ask(model)
     answers = await asyncio.gather(*(ask(model) for _ in range(10)))
     assert {over(answer)[0] for answer in answers} == {"2"}
     assert len({over(answer)[1] for answer in answers}) == 1
