@@ -9,6 +9,7 @@ from dataclasses import replace
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import ChatModel
 
+from .faults import Upstream, UpstreamFault
 from .meters import Meters
 from .model import LENGTH, NEVER, Delta, Model, Prompt, Turn, Usage
 from .seam import LEAST, Seam
@@ -50,19 +51,27 @@ class LongAnswer:
         turns, text = _begun(prompt)
         left = prompt.max_tokens or self._settings.answer_tokens
         spent: Usage | None = None
+        last = Delta()
         for request in range(1, MOST_REQUESTS + 1):
             carried = min(left, self._settings.request_tokens or left)
             if not prompt.max_tokens and not self._settings.request_tokens:
                 carried = 0  # how long it may be is not known: the server decides
             asked = replace(prompt, turns=(*turns, Turn("assistant", text)) if text else turns, max_tokens=carried)
-            said, last = [], Delta()
-            async with aclosing(self._joined(asked, text, deadline)) as deltas:
-                async for delta in deltas:
-                    said.append(delta.text)
-                    if delta.finish:
-                        last = delta
-                    else:
-                        yield delta
+            said, ended, last = [], last, Delta()
+            try:
+                async with aclosing(self._joined(asked, text, deadline)) as deltas:
+                    async for delta in deltas:
+                        said.append(delta.text)
+                        if delta.finish:
+                            last = delta
+                        else:
+                            yield delta
+            except UpstreamFault as e:
+                if request == 1 or said or e.kind is not Upstream.CONTEXT_TOO_LONG:
+                    raise
+                # What there is fills the context: that, and no limit of one request, was the length.
+                yield replace(ended, text="", usage=spent)
+                return
             grown = "".join(said)
             text += grown
             usage = last.usage or Usage(0, 0, estimated=True)

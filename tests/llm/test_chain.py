@@ -218,6 +218,27 @@ async def test_answer_that_does_not_grow_ends(lab: Lab) -> None:
     assert len(asked(lab, "m")) == 2
 
 
+FULL = error(
+    400, "request (4101 tokens) exceeds the available context size (4096 tokens)", type="exceed_context_size_error"
+)
+
+
+async def test_answer_that_fills_the_context_ends_there(lab: Lab) -> None:
+    model = lab.remote("m", [chat(PARTS[0], finish="length", usage=Counts(10, 20)), FULL])
+    answer = await ask(lab.long(model))
+    assert (answer.text, answer.last.finish, answer.last.model) == (PARTS[0], LENGTH, "m")
+    assert answer.last.usage is not None
+    assert (answer.last.usage.prompt_tokens, answer.last.usage.completion_tokens) == (10, 20)
+    assert len(asked(lab, "m")) == 2
+
+
+async def test_interrupted_answer_that_fills_the_context_is_an_error(lab: Lab) -> None:
+    model = lab.remote("m", FULL)
+    with pytest.raises(UpstreamFault) as fault:
+        await ask(lab.long(model), Prompt((Turn("user", "写一章"), Turn("assistant", PARTS[0]))))
+    assert fault.value.kind is Kind.CONTEXT_TOO_LONG
+
+
 async def test_interrupted_answer_is_joined_without_a_repeat(lab: Lab) -> None:
     model = lab.remote("m", chat("推开窗，看见天边有一道虹。"))
     prompt = Prompt((Turn("user", "写一章"), Turn("assistant", PARTS[0])))
