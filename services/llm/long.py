@@ -76,10 +76,12 @@ class LongAnswer:
             text += grown
             usage = last.usage or Usage(0, 0, estimated=True)
             spent = usage if spent is None else spent + usage
-            left -= max(1, usage.completion_tokens)
+            # A server that counts nothing has said all the same that it gave what was asked for.
+            given = carried if usage.estimated and carried and last.finish == LENGTH else usage.completion_tokens
+            left -= max(1, given)
             goes_on = (
                 last.finish == LENGTH
-                and carried < left + usage.completion_tokens  # it was not the caller's own limit
+                and carried < left + given  # it was not the caller's own limit
                 and left >= LEAST_TOKENS
                 and grown
                 and not prompt.tools

@@ -204,6 +204,13 @@ async def test_no_more_is_asked_for_than_the_caller_allows(lab: Lab) -> None:
     assert [seen.body["max_tokens"] for seen in asked(lab, "m")] == [20, 20]  # 5 that are left are not worth a request
 
 
+async def test_no_more_is_asked_for_than_the_caller_allows_where_the_server_counts_nothing(lab: Lab) -> None:
+    model = lab.remote("m", [chat(part, finish="length") for part in PARTS], request_tokens=20)
+    answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=60))
+    assert (answer.text, answer.last.finish) == ("".join(PARTS), LENGTH)
+    assert [seen.body["max_tokens"] for seen in asked(lab, "m")] == [20, 20, 20]
+
+
 async def test_callers_own_limit_is_not_passed(lab: Lab) -> None:
     model = lab.remote("m", chat(PARTS[0], finish="length"))
     answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=100))
