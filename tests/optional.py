@@ -1,6 +1,7 @@
-"""Tools that a laptop may lack, and a CI machine may not."""
+"""Tools that a laptop may lack, and a CI machine may not; peers that either may lack."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -21,3 +22,14 @@ def require_tool(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def require_peer(variable: str) -> list[str]:
+    """Return the command that the environment variable holds; without it skip the test, also in CI.
+
+    A peer is a program that only confirms what other tests hold by themselves, and that is too large to install for each run.
+    """
+    command = shlex.split(os.environ.get(variable, ""))
+    if not command:
+        pytest.skip(f"{variable} names no command (docs/models.md)")
+    return command

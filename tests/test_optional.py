@@ -34,3 +34,16 @@ def test_a_missing_tool_fails_the_test_in_ci(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_tool_is_found_on_path_and_in_the_repository(no_tools: Path, directory: str) -> None:
     path = put_tool(no_tools / directory / "hammer")
     assert optional.require_tool("hammer") == path
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_a_peer_that_nobody_names_skips_the_test_everywhere(monkeypatch: pytest.MonkeyPatch, ci: str) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("HAMMER_SERVER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="HAMMER_SERVER names no command"):
+        optional.require_peer("HAMMER_SERVER")
+
+
+def test_a_peer_is_a_command_with_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMMER_SERVER", "'/opt/my tools/hammer' --hard")
+    assert optional.require_peer("HAMMER_SERVER") == ["/opt/my tools/hammer", "--hard"]

@@ -2,7 +2,7 @@
 
 Field names are those of the OpenAI API reference ("Chat Completions"); what others add to it: `reasoning_content` (DeepSeek,
 Qwen, GLM, Moonshot, vLLM) and `reasoning` (Ollama, OpenRouter, newer vLLM) for thought, `prefix` (DeepSeek, Mistral), `partial`
-(Moonshot, Qwen) and `continue_final_message` (vLLM) for an answer that is to be continued.
+(Moonshot, Qwen) and `continue_final_message` (vLLM, llama.cpp) for an answer that is to be continued.
 """
 
 from __future__ import annotations

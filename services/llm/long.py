@@ -99,10 +99,12 @@ class LongAnswer:
             usage = last.usage or Usage(0, 0, estimated=True)
             spent = usage if spent is None else spent + usage
             spoke = last.model
-            left -= usage.completion_tokens
+            before = left
+            # A server that counts nothing has said all the same that it gave what was asked for.
+            left -= carried if usage.estimated and last.finish == LENGTH and carried else usage.completion_tokens
             goes_on = (
                 last.finish == LENGTH
-                and _is_servers_limit(carried, left + usage.completion_tokens, usage)
+                and _is_servers_limit(carried, before, usage)
                 and left >= LEAST_TOKENS
                 and grown
                 and not prompt.tools

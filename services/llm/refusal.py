@@ -45,7 +45,7 @@ def kind_of(status: int, text: str) -> Upstream:
             return Upstream.KEY_REFUSED
         case 402:
             return Upstream.QUOTA_USED_UP
-        case 404 | 410:
+        case 404 | 410 | 501:
             return Upstream.NOT_AVAILABLE
         case 413:
             return Upstream.CONTEXT_TOO_LONG

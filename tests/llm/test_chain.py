@@ -204,6 +204,13 @@ async def test_no_more_is_asked_for_than_the_caller_allows(lab: Lab) -> None:
     assert [seen.body["max_tokens"] for seen in asked(lab, "m")] == [20, 20]  # 5 that are left are not worth a request
 
 
+async def test_no_more_is_asked_for_than_the_caller_allows_where_the_server_counts_nothing(lab: Lab) -> None:
+    model = lab.remote("m", [chat(part, finish="length") for part in PARTS], request_tokens=20)
+    answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=60))
+    assert (answer.text, answer.last.finish) == ("".join(PARTS), LENGTH)
+    assert [seen.body["max_tokens"] for seen in asked(lab, "m")] == [20, 20, 20]
+
+
 async def test_callers_own_limit_is_not_passed(lab: Lab) -> None:
     model = lab.remote("m", chat(PARTS[0], finish="length"))
     answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=100))
@@ -243,6 +250,27 @@ async def test_answer_that_does_not_grow_ends(lab: Lab) -> None:
     answer = await ask(lab.long(model), Prompt((Turn("user", "写一章"),), max_tokens=10_000))
     assert (answer.text, answer.last.finish) == (PARTS[0], LENGTH)
     assert len(asked(lab, "m")) == 2
+
+
+FULL = error(
+    400, "request (4101 tokens) exceeds the available context size (4096 tokens)", type="exceed_context_size_error"
+)
+
+
+async def test_answer_that_fills_the_context_ends_there(lab: Lab) -> None:
+    model = lab.remote("m", [chat(PARTS[0], finish="length", usage=Counts(10, 20)), FULL])
+    answer = await ask(lab.long(model))
+    assert (answer.text, answer.last.finish, answer.last.model) == (PARTS[0], LENGTH, "m")
+    assert answer.last.usage is not None
+    assert (answer.last.usage.prompt_tokens, answer.last.usage.completion_tokens) == (10, 20)
+    assert len(asked(lab, "m")) == 2
+
+
+async def test_interrupted_answer_that_fills_the_context_is_an_error(lab: Lab) -> None:
+    model = lab.remote("m", FULL)
+    with pytest.raises(UpstreamFault) as fault:
+        await ask(lab.long(model), Prompt((Turn("user", "写一章"), Turn("assistant", PARTS[0]))))
+    assert fault.value.kind is Kind.CONTEXT_TOO_LONG
 
 
 async def test_interrupted_answer_is_joined_without_a_repeat(lab: Lab) -> None:

@@ -292,6 +292,7 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, your mes
         (error(500, "oops"), Kind.FAILED, Code.UNAVAILABLE),
         (html(502), Kind.FAILED, Code.UNAVAILABLE),
         (error(503, "overloaded"), Kind.FAILED, Code.UNAVAILABLE),
+        (error(501, "This server does not support embeddings"), Kind.NOT_AVAILABLE, Code.NOT_FOUND),
         (html(200), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
         (Reply(status=302, headers={"location": "http://127.0.0.1:1/"}, body=""), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
         (Reply(body="{not json", content_type="application/json"), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
