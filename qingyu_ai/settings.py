@@ -150,7 +150,8 @@ class Endpoint(_Section):
     api_key_env: str = ""
     """The environment variable that holds the key."""
     connections: Annotated[int, Field(ge=1)] = 256
-    """Requests that one process has open under this alias at once; more of them wait, up to `first_token_seconds`."""
+    """Requests that one process has open at this server at once; more of them wait, up to `first_token_seconds`. Aliases with one
+    `base_url` and one key are one server; the first of them decides."""
     connect_seconds: Seconds = 5.0
     """Until there is a connection."""
     first_token_seconds: Seconds = 60.0

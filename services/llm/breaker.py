@@ -15,7 +15,7 @@ class Breaker:
     """Opens after failures in a row, and asks again with one request after a rest.
 
     Args:
-        name: for the error's text.
+        name: of the server, for logs.
         failures: in a row, until it opens.
         rest_seconds: until it lets a probe through.
     """
@@ -34,9 +34,12 @@ class Breaker:
         return str(self._context.state)
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, model: str) -> Iterator[None]:
         """Hold one request, up to its first token: a fault that `trips` counts. A first token ends a rest, and no more than
         that: a server that cuts each of its answers is not well. `finished` counts what came whole.
+
+        Args:
+            model: the alias that is asked, for the error's text.
 
         Raises:
             UpstreamFault: RESTING, without an attempt.
@@ -45,10 +48,10 @@ class Breaker:
             self._context.handle_new_request()
         except OpenedState as e:
             rest = max(0.1, e.opened_at + self._context.ttl - time.time())
-            raise UpstreamFault(Upstream.RESTING, self._name, retry_seconds=rest) from None
+            raise UpstreamFault(Upstream.RESTING, model, retry_seconds=rest) from None
         probe = self.state == HALF_OPENED
         if probe and self._probing:
-            raise UpstreamFault(Upstream.RESTING, self._name, retry_seconds=1.0)
+            raise UpstreamFault(Upstream.RESTING, model, retry_seconds=1.0)
         self._probing = self._probing or probe
         try:
             yield

@@ -77,9 +77,14 @@ def open_offer(settings: Settings, meters: Meters) -> Offer:
     aliases = settings.llm.aliases
     curls = Curls() if aliases else None
     remotes: dict[str, RemoteModel] = {}
+    servers: dict[tuple[str, str], Server] = {}
     for alias, own in aliases.items():
         assert curls is not None
-        remotes[alias] = RemoteModel(Server(alias, own, curls), own, meters)
+        server = Server(alias, own, curls)
+        first = servers.setdefault(server.identity, server)
+        if first is not server:
+            server = Server(alias, own, curls, beside=first)
+        remotes[alias] = RemoteModel(server, own, meters)
     for alias, own in aliases.items():
         chain = Chain([remotes[alias], *(remotes[other] for other in own.fallbacks)], meters)
         models[alias] = LongAnswer(chain, own, meters)

@@ -35,7 +35,7 @@ async def asked_again(server: Server, ask: Callable[[], Awaitable[T]], deadline:
     attempt = 1
     while True:
         try:
-            with server.breaker.attempt():
+            with server.breaker.attempt(server.alias):
                 return await ask()
         except UpstreamFault as e:
             meters.errors.labels(server.alias, e.reason).inc()

@@ -78,21 +78,28 @@ class Server:
         alias: what this deployment calls it, in errors and logs.
         settings: address, key and limits.
         curls: the process's transfers.
+        beside: another alias of the same server, with the same key: connections and breaker are shared with it.
 
     Raises:
         SettingsError: the key's variable is not set, or the key is not a header's text.
     """
 
-    def __init__(self, alias: str, settings: Endpoint, curls: Curls) -> None:
+    def __init__(self, alias: str, settings: Endpoint, curls: Curls, beside: Server | None = None) -> None:
         self.alias = alias
         self.settings = settings
         self._curls = curls
         self._base = settings.base_url.rstrip("/")
         self._key = _key_of(alias, settings)
-        self._slots = asyncio.Semaphore(settings.connections)
+        self._slots: asyncio.Semaphore = beside._slots if beside else asyncio.Semaphore(settings.connections)
         self._model = settings.model
         self._ca_file = str(settings.ca_file or "")
-        self.breaker = Breaker(alias, settings.breaker_failures, settings.breaker_seconds)
+        own = Breaker(self._base, settings.breaker_failures, settings.breaker_seconds)
+        self.breaker: Breaker = beside.breaker if beside else own
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Address and key: aliases that have both in common are one server."""
+        return self._base, self._key
 
     def __repr__(self) -> str:
         return f"<Server {self.alias} at {self._base}, {self.breaker.state}>"

@@ -8,10 +8,12 @@ import time
 import pytest
 
 from qingyu_ai.bus.errors import Expired
+from qingyu_ai.settings import Llm, Settings
 from services.llm.faults import Upstream as Kind
 from services.llm.faults import UpstreamFault
 from services.llm.long import LongAnswer
 from services.llm.model import LENGTH, STOP, Prompt, Turn
+from services.llm.offer import open_offer
 from tests.upstream.replies import chat, error, html, opening
 from tests.upstream.script import Counts, Cut, Pause, Reply, Seen, Stall
 from tests.waiting import eventually
@@ -139,6 +141,20 @@ async def test_server_that_failed_often_is_left_in_peace_and_then_asked_once(lab
     assert len(asked(lab, "m")) == 4  # one probe; the others were sent away
     assert len([a for a in answers if isinstance(a, Answer)]) == 1
     assert (await ask(chain)).text == TEXT
+
+
+async def test_aliases_of_one_server_share_its_breaker(lab: Lab) -> None:
+    lab.upstream.script("sick", error(503, "busy"))
+    one = {"base_url": lab.upstream.base_url, "attempts": 1, "breaker_failures": 2}
+    models = {"a": {**one, "model": "sick"}, "b": {**one, "model": "sick"}}
+    offer = open_offer(Settings(llm=Llm.model_validate({"models": models})), lab.meters)
+    kinds = []
+    for alias in ("a", "b", "a", "b"):
+        with pytest.raises(UpstreamFault) as fault:
+            await ask(offer.find(alias))
+        kinds.append((fault.value.facts["model"], fault.value.kind))
+    assert kinds == [("a", Kind.FAILED), ("b", Kind.FAILED), ("a", Kind.RESTING), ("b", Kind.RESTING)]
+    offer.close()
 
 
 async def test_refusals_and_cancelled_calls_do_not_open_it(lab: Lab) -> None:
