@@ -10,7 +10,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 from pydantic_settings import SettingsError as Unreadable
 from yaml import YAMLError
@@ -167,7 +176,7 @@ class Endpoint(_Section):
     breaker_seconds: Seconds = 20.0
     http2: bool = True
     """Whether HTTP/2 is used where the server offers it."""
-    ca_file: Path | None = None
+    ca_file: FilePath | None = None
     """Certificates to trust instead of the well-known ones, PEM."""
 
 
@@ -224,6 +233,8 @@ class Llm(_Section):
                     raise ValueError(f"models.{alias}.fallbacks names {other!r}, which is no alias of models")
         if self.api_key.get_secret_value() and not self.base_url:
             raise ValueError("api_key is set, and base_url, which it is for, is not")
+        if self.model and not self.base_url:
+            raise ValueError("model is set, and base_url, which it is for, is not")
         if {"", OFFLINE} & set(self.models):
             raise ValueError(f"an alias of models must have a name, and not {OFFLINE!r}, which is always there")
         if self.default and self.default not in {*self.aliases, OFFLINE}:

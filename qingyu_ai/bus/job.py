@@ -98,6 +98,8 @@ class JobRun:
     async def run(self) -> None:
         """Do it all. Raises nothing but CancelledError, when the worker stops."""
         began = time.monotonic()
+        # The run has a task of its own, so what a handler logs carries these, and nobody else's lines do.
+        structlog.contextvars.bind_contextvars(call=self.call.id, request_id=self.call.request_id)
         try:
             fault = await self._run()
         except Stale:

@@ -34,6 +34,7 @@ EARLY = 0.005
 REFUSAL_SECONDS = 2.0
 """How long the body of an error may take; what has come by then must do."""
 
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _KEY_LIKE = re.compile(r"\b(?:sk|key|Bearer)[-_ ][A-Za-z0-9._\-]{8,}")
 
 _FAILURES = {
@@ -113,7 +114,7 @@ class Server:
     def fault(self, kind: Upstream, detail: str = "", retry_seconds: float | None = None) -> UpstreamFault:
         """Make a fault of this server's, and log the story behind it, without keys."""
         shown = self.without_key(detail)[:500]
-        log.warning("model_failed", model=self.alias, reason=kind.name, detail=shown)
+        log.warning("model_failed", model=self.alias, server=self._base, reason=kind.name, detail=shown)
         return UpstreamFault(kind, self.alias, retry_seconds=retry_seconds, detail=shown)
 
     def without_key(self, text: str) -> str:
@@ -191,7 +192,10 @@ class Server:
                 return Expired()  # otherwise what there is of it must do
         text = text_of(body)
         kind = kind_of(transfer.status, text)
-        return self.fault(kind, f"status {transfer.status}: {text}", retry_after(transfer.headers))
+        story = f"status {transfer.status}: {text}"
+        if transfer.status == 404 and not body.lstrip().startswith(b"{"):
+            story = f"no such path; does base_url end with its version, as in /v1? {story}"
+        return self.fault(kind, story, retry_after(transfer.headers))
 
     async def whole(self, transfer: Transfer, budget: Budget, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Read an answer in one piece.
@@ -230,6 +234,8 @@ class Server:
 
 def _key_of(alias: str, settings: Endpoint) -> str:
     key = settings.api_key.get_secret_value().strip()
+    if settings.api_key_env and not _VARIABLE.fullmatch(settings.api_key_env):
+        raise SettingsError(f"model {alias}: api_key_env must be the name of an environment variable, and is none")
     if settings.api_key_env:
         key = os.environ.get(settings.api_key_env, "").strip()
         if not key:

@@ -128,6 +128,9 @@ def test_fallback_answers_and_is_named(novel: Novel) -> None:
     novel.upstream.script("novel-2", chat(TEXT))
     text, trailers = novel.stream()
     assert (text, trailers["x-model"]) == (TEXT, "spare")
+    # What went wrong can be found by the call's id.
+    told = [line for line in novel.system.workers[0].log.splitlines() if trailers["x-request-id"] in line]
+    assert any('"model_failed"' in line and "KEY_REFUSED" in line for line in told)
 
 
 def test_stream_that_its_upstream_cuts_keeps_its_text_and_ends_with_an_error(novel: Novel) -> None:

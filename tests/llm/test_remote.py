@@ -324,6 +324,15 @@ async def test_each_failure_has_its_error(lab: Lab, reply: Reply, kind: Kind, co
     assert "Traceback" not in everything
 
 
+async def test_path_that_is_not_there_is_told_from_a_model_that_is_not(lab: Lab) -> None:
+    """For whoever reads the log: to leave out the version is the commonest slip."""
+    with capture_logs() as logs:
+        await failed(lab, html(404))
+    [line] = [line for line in logs if line["event"] == "model_failed"]
+    assert "does base_url end with its version" in line["detail"]
+    assert line["server"] == lab.upstream.base_url
+
+
 @pytest.mark.parametrize("value", ["Fri, 31 Dec 99999 23:59:59 GMT", "-5", "nan", "soon", "1e400"])
 async def test_retry_after_that_is_none_does_no_harm(lab: Lab, value: str) -> None:
     assert (await failed(lab, error(429, "slow down", headers={"retry-after": value}))).kind is Kind.BUSY
