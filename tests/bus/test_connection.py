@@ -74,6 +74,24 @@ async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_
     await bus.close()
 
 
+async def test_socket_that_is_closed_before_anybody_noticed_is_a_lost_connection(
+    nats_process: NatsProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it happens for a moment when a broker dies; uvloop raises RuntimeError then."""
+    bus = await connect(nats_process)
+
+    def closed(command: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._nc._transport, "write", closed)
+        with pytest.raises(Disconnected):
+            bus.publish("t.x", b"x")
+        with pytest.raises(Disconnected):
+            bus.request("t.x", b"x", lambda data, headers: None)
+    await bus.close()
+
+
 async def test_no_server_is_a_clear_error(nats_process: NatsProcess) -> None:
     url = f"nats://127.0.0.1:{free_port()}"
     with pytest.raises(Disconnected, match=url):
