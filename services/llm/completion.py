@@ -183,13 +183,18 @@ def continued(turns: tuple[Turn, ...], how: Continuation) -> tuple[list[dict[str
         case "continue_final_message":
             return messages, {"continue_final_message": True, "add_generation_prompt": False}
         case "turn":
-            messages.append({"role": "user", "content": go_on(turns[-1].content)})
+            messages.append({"role": "user", "content": go_on(_asked_in(turns))})
     return messages, {}
 
 
-def go_on(answer: str) -> str:
-    """Ask for the rest of an answer, in the answer's language."""
-    if any("\u4e00" <= char <= "\u9fff" for char in answer[-200:]):
+def _asked_in(turns: tuple[Turn, ...]) -> str:
+    """What the user said last; an answer without a question speaks for itself."""
+    return next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content)
+
+
+def go_on(prompt: str) -> str:
+    """Ask for the rest of an answer, in the prompt's language."""
+    if any("\u4e00" <= char <= "\u9fff" for char in prompt):
         return "你的上一条回答在中途断了。请从断开的那个字之后直接接着写，不要重复已经写过的内容，也不要加任何说明。"
     return (
         "Your last answer was cut off. Go on from the very character where it stops. "

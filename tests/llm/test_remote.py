@@ -167,9 +167,9 @@ async def test_interrupted_answer_is_marked_as_the_server_wants_it(lab: Lab, how
     assert body.get("continue_final_message", False) == (how == "continue_final_message")
 
 
-@pytest.mark.parametrize(("text", "word"), [("他推开门", "接着写"), ("He opened the door", "Go on")])
-async def test_server_without_a_mark_is_asked_in_the_answers_language(lab: Lab, text: str, word: str) -> None:
-    await ask(lab.remote("m", chat("好")), Prompt((Turn("user", "续写"), Turn("assistant", text))))
+@pytest.mark.parametrize(("text", "word"), [("续写下去", "接着写"), ("Write on", "Go on")])
+async def test_server_without_a_mark_is_asked_in_the_prompts_language(lab: Lab, text: str, word: str) -> None:
+    await ask(lab.remote("m", chat("好")), Prompt((Turn("user", text), Turn("assistant", "1 2 3"))))
     last = lab.upstream.seen()[0].body["messages"][-1]
     assert last["role"] == "user"
     assert word in last["content"]
