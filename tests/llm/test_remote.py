@@ -302,7 +302,7 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, your mes
         (Reply((Event({"error": {"message": CONTEXT, "code": 400}}),)), Kind.CONTEXT_TOO_LONG, Code.INVALID_ARGUMENT),
         (Reply((Role(), Finish(), Done())), Kind.ANSWER_EMPTY, Code.UNAVAILABLE),
         (Reply((Raw(b'data: {"choices": [{"delta": {"content": "\xc4\xe3"}}]}\n\n'),)), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
-        (Reply((Raw(b'data: {"error": ' + b"[" * 5000 + b"]" * 5000 + b"}\n\n"),)), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
+        (Reply((Raw(b'data: {"error": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n\n"),)), Kind.ANSWER_BROKEN, Code.UNAVAILABLE),
         (Reply(body="{}", content_type="application/json"), Kind.FAILED, Code.UNAVAILABLE),
         (Reply(body=ARREARAGE, content_type="application/json"), Kind.QUOTA_USED_UP, Code.RESOURCE_EXHAUSTED),
         (Reply(()), Kind.STREAM_CUT, Code.UNAVAILABLE),
