@@ -122,27 +122,21 @@ class LongAnswer:
         marked = self._settings.continuation != "turn"
         seam = Seam(before, LEAST_MARKED if marked else LEAST)
         async with aclosing(self._model.stream(asked, deadline)) as deltas:
-            async for delta in _flushed(deltas, seam):
-                if not delta.finish and (seam.closed or not delta.text):
-                    yield delta
-                    continue
-                text = seam.feed(delta.text) if delta.text else ""
-                if delta.finish:
-                    text += seam.close()
-                said = replace(delta, text=text)
-                if said.says or said.finish:
-                    yield said
-
-
-async def _flushed(deltas: AsyncGenerator[Delta, None], seam: Seam) -> AsyncGenerator[Delta, None]:
-    """Let go of what the seam holds when the stream fails: it is part of the text that is kept."""
-    try:
-        async for delta in deltas:
-            yield delta
-    except Fault:
-        if held := seam.close():
-            yield Delta(held)
-        raise
+            try:
+                async for delta in deltas:
+                    if not delta.finish and (seam.closed or not delta.text):
+                        yield delta
+                        continue
+                    text = seam.feed(delta.text) if delta.text else ""
+                    if delta.finish:
+                        text += seam.close()
+                    said = replace(delta, text=text)
+                    if said.says or said.finish:
+                        yield said
+            except Fault:
+                if held := seam.close():
+                    yield Delta(held)  # it may have been a repeat; now it is part of the text that is kept
+                raise
 
 
 def _is_servers_limit(carried: int, left: int, usage: Usage) -> bool:

@@ -65,11 +65,11 @@ class WordList:
         self.found[state] = len(word)
 
     def _link(self) -> None:
-        todo = deque(self._next[0].values())
-        while todo:
-            state = todo.popleft()
+        unlinked = deque(self._next[0].values())
+        while unlinked:
+            state = unlinked.popleft()
             for char, after in self._next[state].items():
-                todo.append(after)
+                unlinked.append(after)
                 self._fail[after] = self.step(self._fail[state], char) if state else 0
                 self.found[after] = self.found[after] or self.found[self._fail[after]]
 
