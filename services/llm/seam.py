@@ -7,8 +7,8 @@ and wait for nothing.
 
 from __future__ import annotations
 
-REACH = 600
-"""Characters of the text before that a rest may repeat."""
+REACH = 64 * 1024
+"""Characters of the text before that a rest may repeat: some models begin their whole answer again."""
 
 LEAST = 4
 """Chinese characters, or three times as many of other scripts, that a repeat has at least. Fewer are more often the language's

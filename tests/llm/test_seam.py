@@ -49,6 +49,12 @@ def test_what_a_text_may_well_say_twice_is_not_taken_for_a_repeat(before: str, r
     assert joined(before, list(rest)) == rest
 
 
+def test_answer_that_is_begun_again_from_its_first_word_goes_on_at_its_last() -> None:
+    chapter = "".join(f"第{n}句，雨又下了起来。" for n in range(400))
+    again = [chapter[i : i + 7] for i in range(0, len(chapter), 7)]
+    assert joined(chapter, [*again, "天亮了。"]) == "天亮了。"
+
+
 def test_words_of_other_scripts_are_repeats_when_they_are_long_enough() -> None:
     assert joined("He opened the door and saw", ["the door and saw", " snow."]) == " snow."
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,3 +139,28 @@ async def test_closing_the_client_ends_what_is_under_way(lab: Lab, http2: str, c
     with pytest.raises(UpstreamFault) as fault:
         await task
     assert fault.value.kind is Kind.STREAM_CUT
+
+
+async def test_cancel_in_the_middle_of_the_handshake_closes_the_socket(lab: Lab) -> None:
+    """Within 50 ms, as in every other phase (test_remote)."""
+    closed_at = asyncio.get_running_loop().create_future()
+    hello = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        hello.set()
+        while await reader.read(4096):
+            pass
+        closed_at.set_result(time.monotonic())
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    task = asyncio.create_task(ask(lab.remote("m", base_url=f"https://127.0.0.1:{port}/v1")))
+    await hello.wait()
+    cancelled_at = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.wait_for(closed_at, 5) - cancelled_at < 0.05
+    server.close()
