@@ -74,6 +74,10 @@ class Bus(_Section):
     lease_seconds: Seconds = 10.0
     ack_wait_seconds: Seconds = 10.0
     in_progress_seconds: Seconds = 3.0
+    attempts: Annotated[int, Field(ge=1)] = 5
+    """Workers that may be lost over one job before it is put aside."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """How often the same request id may try again after a failure that waiting can mend."""
     frame_ack_seconds: Seconds = 1.0
     store_seconds: Seconds = 2.0
     """How long to wait for the queue or the record bucket to acknowledge one write, before it is tried again."""

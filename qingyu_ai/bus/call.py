@@ -176,7 +176,7 @@ class Caller:
         digest = bytes.fromhex(envelope.digest)
         if chosen:
             entry = await self._read(envelope.call)
-            match record.attach(entry, digest):
+            match record.attach(entry, digest, 0):
                 case Attach.REFUSE:
                     raise SameIdOtherBody(envelope.request_id)
                 case Attach.FOLLOW:

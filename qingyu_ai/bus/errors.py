@@ -122,6 +122,14 @@ class Fault(Exception):
         return fault
 
 
+def retryable(status: bytes) -> bool:
+    """Whether trying again may end otherwise: an encoded status that names a delay, or a deadline that was too short."""
+    if not status:
+        return False
+    fault = Fault.from_status(status)
+    return fault.retry_seconds is not None or fault.code is Code.DEADLINE_EXCEEDED
+
+
 def _any(
     message: error_details_pb2.ErrorInfo
     | error_details_pb2.RetryInfo

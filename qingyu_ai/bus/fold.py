@@ -6,7 +6,7 @@ A reader stands at (epoch, next). The rules, in the order in which they are aske
 - a fence of a higher epoch is taken: from here on, only that epoch speaks;
 - a first frame of an epoch (one with `base`) that does not go on where the reader stands: something is lost;
 - data at `next` is shown, lower is a repeat, higher is a hole;
-- an end whose count is `next`, or whose status is not OK, ends the call.
+- an end whose count is `next`, or whose status is not OK, ends the call; unless the call was reopened after it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Position:
     """0 before the first frame."""
     next: int = 0
     """The number of the next chunk to show: how many deltas it has shown."""
+    reopened: int = 0
+    """The revision of the decision that was reopened last: a failure said up to it is none any more."""
 
 
 class Verdict(Enum):
@@ -51,8 +53,10 @@ def fold(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
         return at, Verdict.IGNORE
     said = frame.WhichOneof("said")
     if said == "end" and frame.end.status:
+        if epoch <= at.reopened:
+            return at, Verdict.IGNORE
         # It already says that the text is not whole, so it ends the call wherever the reader stands.
-        return Position(epoch, at.next), Verdict.END
+        return Position(epoch, at.next, at.reopened), Verdict.END
     # A repeat of an epoch's first frame carries `base` again; for a reader already in that epoch it is a mere repeat.
     if epoch > at.epoch and frame.HasField("base") and frame.base != at.next:
         return at, Verdict.HOLE if frame.base > at.next else Verdict.LOST
@@ -60,15 +64,15 @@ def fold(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
         return _data(at, frame)
     if said == "end":
         if frame.end.count == at.next:
-            return Position(epoch, at.next), Verdict.END
+            return Position(epoch, at.next, at.reopened), Verdict.END
         return at, Verdict.HOLE if frame.end.count > at.next else Verdict.LOST
-    return Position(epoch, at.next), Verdict.HEAR
+    return Position(epoch, at.next, at.reopened), Verdict.HEAR
 
 
 def _data(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
     after = frame.seq + length(frame.data)
     if frame.seq == at.next:
-        return Position(frame.epoch, after), Verdict.SHOW
+        return Position(frame.epoch, after, at.reopened), Verdict.SHOW
     if frame.seq > at.next:
         return at, Verdict.HOLE
     # A frame is sent again with the same numbers, so a repeat never reaches beyond what was shown.

@@ -178,7 +178,7 @@ class JobRun:
         except Conflict:
             pass
         entry = await self._records.read(call)
-        match record.claim(entry, self._message):
+        match record.claim(entry, self._message, self._settings.attempts):
             case Claim.FINISH:
                 return entry
             case Claim.DROP:
@@ -201,10 +201,10 @@ class JobRun:
         except Conflict:
             pass
         entry = await self._records.read(self.call.id)
-        match record.claim(entry, self._message):
+        match record.claim(entry, self._message, self._settings.attempts):
             case Claim.FINISH:
                 return entry
-            case Claim.TAKE_OVER if entry is not None:
+            case Claim.TAKE_OVER | Claim.BURY if entry is not None:
                 value = record.decided(entry.record, self._message.digest, end)
                 try:
                     return Entry(await self._records.write(self.call.id, value, entry.revision), value)

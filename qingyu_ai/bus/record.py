@@ -1,7 +1,7 @@
 """The record of a call: its states and who may change them. Pure: it decides, `records` and `job` do.
 
-Changed only by compare-and-set: absent → RUN → DONE, and RUN → RUN at a take-over. The epoch is the revision that the
-claim was given. See the table in docs/bus-protocol.md, "The record".
+Changed only by compare-and-set: absent → RUN → DONE, RUN → RUN at a take-over, and DONE → REOPENED → RUN when a failure is tried
+again. The epoch is the revision that the claim was given. See the table in docs/bus-protocol.md, "The record".
 """
 
 from __future__ import annotations
@@ -12,8 +12,17 @@ from enum import Enum, auto
 
 from qingyu_ai.contract import bus_pb2
 
+from .errors import retryable
+
 RUN = bus_pb2.Record.STATE_RUN
 DONE = bus_pb2.Record.STATE_DONE
+REOPENED = bus_pb2.Record.STATE_REOPENED
+
+SUSPECT_DEATHS = 2
+"""Workers lost over a job after which it runs alone. One says little: all that ran beside a poison job has lost one."""
+
+CLAIMS_KEPT = 16
+"""Of the story that a record tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +46,22 @@ class JobMessage:
     delivery: int
     digest: bytes
     log: str = ""
+    """Which log there is now."""
+    queue: str = ""
+    """Which queue the message is in."""
+    reopens: int = 0
+    """The revision of the decision that this message is to reopen; 0: none, it is the call's first."""
 
 
 class Claim(Enum):
     """What a worker that was given a job does about the record."""
 
     CREATE = auto()
-    """First claim: create RUN. The revision it gets is the epoch."""
+    """First claim, of a new or a reopened call: set RUN. The revision it gets is the epoch."""
     TAKE_OVER = auto()
-    """The same message again, delivered later: set RUN anew, then fence the log, then fold it."""
+    """The worker before is lost: set RUN anew, then fence the log, then fold it."""
+    BURY = auto()
+    """As TAKE_OVER, but too many workers were lost over it: put the job aside instead of running it."""
     DROP = auto()
     """Another message of a call that runs: acknowledge it; the first one goes on."""
     STALE = auto()
@@ -54,22 +70,49 @@ class Claim(Enum):
     """The call is decided: publish End again, finish what remains, acknowledge."""
 
 
-def claim(entry: Entry | None, job: JobMessage) -> Claim:
-    """Decide what the holder of a job message does."""
+def claim(entry: Entry | None, job: JobMessage, attempts: int) -> Claim:
+    """Decide what the holder of a job message does.
+
+    Args:
+        attempts: claims that may be lost before the job is put aside.
+    """
     if entry is None:
         return Claim.CREATE
     if entry.done:
         return Claim.FINISH
-    if entry.record.job_seq != job.sequence:
-        return Claim.DROP
-    return Claim.TAKE_OVER if job.delivery > entry.record.delivery else Claim.STALE
+    held = entry.record
+    if held.state == REOPENED:
+        return Claim.CREATE if job.reopens == held.reopened else Claim.DROP
+    if not other_queue(held, job.queue):
+        if held.job_seq != job.sequence:
+            return Claim.DROP
+        if job.delivery <= held.delivery:
+            return Claim.STALE
+    return Claim.BURY if deaths(held) >= attempts else Claim.TAKE_OVER
+
+
+def other_queue(held: bus_pb2.Record, queue: str) -> bool:
+    """Whether the job message of a claim is gone with its queue. One that is not known counts for the same."""
+    return bool(held.queue and queue and held.queue != queue)
+
+
+def deaths(held: bus_pb2.Record) -> int:
+    """Workers lost over a job, if the one that holds it now is lost too."""
+    return held.deaths + (0 if held.given_back else 1)
+
+
+def suspect(held: bus_pb2.Record) -> bool:
+    """Whether whoever takes this job over must run it alone."""
+    return deaths(held) >= SUSPECT_DEATHS
 
 
 class Attach(Enum):
     """What a bridge does with a request whose id the caller chose."""
 
     STORE = auto()
-    """Unknown: store the job."""
+    """Unknown, or its job message is lost or not stored yet: store the job."""
+    REOPEN = auto()
+    """It failed in a way that may be tried again: set REOPENED, then store the job."""
     FOLLOW = auto()
     """Running: read the call's log from the start."""
     ANSWER = auto()
@@ -78,20 +121,58 @@ class Attach(Enum):
     """The id was used for another body: ALREADY_EXISTS."""
 
 
-def attach(entry: Entry | None, digest: bytes) -> Attach:
-    """Decide how a bridge joins a call."""
+def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") -> Attach:
+    """Decide how a bridge joins a call.
+
+    Args:
+        retries: how often a call may be reopened.
+        queue: which queue there is now; empty: not known.
+    """
     if entry is None:
         return Attach.STORE
-    if entry.record.digest != digest:
+    held = entry.record
+    if held.digest != digest:
         return Attach.REFUSE
-    return Attach.ANSWER if entry.done else Attach.FOLLOW
+    if held.state == REOPENED:
+        return Attach.STORE
+    if entry.done:
+        return Attach.REOPEN if held.reopenings < retries and retryable(held.end.status) else Attach.ANSWER
+    return Attach.STORE if other_queue(held, queue) else Attach.FOLLOW
 
 
-def running(job: JobMessage) -> bus_pb2.Record:
-    """The record of a claimed call."""
-    return bus_pb2.Record(
-        state=RUN, job_seq=job.sequence, delivery=job.delivery, digest=job.digest, log=job.log, at_ms=now_ms()
+def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = None) -> bus_pb2.Record:
+    """The record of a claimed call.
+
+    Args:
+        worker: the claimant's token.
+        before: what the claim replaces: REOPENED, or RUN of a worker that is lost.
+    """
+    value = bus_pb2.Record(
+        state=RUN,
+        job_seq=job.sequence,
+        delivery=job.delivery,
+        digest=job.digest,
+        log=job.log,
+        queue=job.queue,
+        at_ms=now_ms(),
     )
+    if before is not None:
+        value.reopened = before.reopened
+        value.reopenings = before.reopenings
+        value.restarted = before.restarted or bool(before.log and job.log and before.log != job.log)
+        value.claims.extend(before.claims[1 - CLAIMS_KEPT :])
+        if before.state == RUN:
+            value.deaths = deaths(before)
+    value.claims.add(worker=worker, delivery=job.delivery, at_ms=value.at_ms)
+    return value
+
+
+def given_back(held: bus_pb2.Record) -> bus_pb2.Record:
+    """The record of a claim whose worker stops in good order."""
+    record = bus_pb2.Record()
+    record.CopyFrom(held)
+    record.given_back = True
+    return record
 
 
 def decided(before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, follow_up: bytes = b"") -> bus_pb2.Record:
@@ -104,6 +185,21 @@ def decided(before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, foll
     record.at_ms = now_ms()
     record.end.CopyFrom(end)
     record.follow_up = follow_up
+    return record
+
+
+def reopened(entry: Entry) -> bus_pb2.Record:
+    """The record of a decided call that is to be tried again. The next claim goes on with what the log holds."""
+    record = bus_pb2.Record()
+    record.CopyFrom(entry.record)
+    record.state = REOPENED
+    record.reopened = entry.revision
+    record.reopenings += 1
+    record.at_ms = now_ms()
+    record.deaths = 0
+    record.given_back = False
+    record.ClearField("end")
+    record.follow_up = b""
     return record
 
 

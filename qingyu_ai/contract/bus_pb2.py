@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\tbus.proto\x12\x10qingyu.ai.bus.v1\"\xf7\x01\n\x05\x46rame\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\x04\x62\x61se\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12&\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x16.qingyu.ai.bus.v1.DataH\x00\x12$\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x15.qingyu.ai.bus.v1.EndH\x00\x12(\n\x05\x66\x65nce\x18\x07 \x01(\x0b\x32\x17.qingyu.ai.bus.v1.FenceH\x00\x12&\n\x04\x62\x65\x61t\x18\x08 \x01(\x0b\x32\x16.qingyu.ai.bus.v1.BeatH\x00\x42\x06\n\x04saidB\x07\n\x05_base\"#\n\x04\x44\x61ta\x12\r\n\x05\x63hunk\x18\x01 \x03(\x0c\x12\x0c\n\x04span\x18\x02 \x03(\r\"\xac\x01\n\x03\x45nd\x12\x0e\n\x06status\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x13\n\x06\x61nswer\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x35\n\x08trailers\x18\x04 \x03(\x0b\x32#.qingyu.ai.bus.v1.End.TrailersEntry\x1a/\n\rTrailersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_answer\"\x07\n\x05\x46\x65nce\"\x06\n\x04\x42\x65\x61t\"\xfc\x01\n\x06Record\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.qingyu.ai.bus.v1.Record.State\x12\x0f\n\x07job_seq\x18\x02 \x01(\x04\x12\x10\n\x08\x64\x65livery\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x0b\n\x03log\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\"\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x15.qingyu.ai.bus.v1.End\x12\x11\n\tfollow_up\x18\x08 \x01(\x0c\"=\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_RUN\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\"^\n\x06\x43redit\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.qingyu.ai.bus.v1.Credit.Grant\x1a$\n\x05Grant\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\t\x12\r\n\x05up_to\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\tbus.proto\x12\x10qingyu.ai.bus.v1\"\xa9\x02\n\x05\x46rame\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\x04\x62\x61se\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12&\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x16.qingyu.ai.bus.v1.DataH\x00\x12$\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x15.qingyu.ai.bus.v1.EndH\x00\x12(\n\x05\x66\x65nce\x18\x07 \x01(\x0b\x32\x17.qingyu.ai.bus.v1.FenceH\x00\x12&\n\x04\x62\x65\x61t\x18\x08 \x01(\x0b\x32\x16.qingyu.ai.bus.v1.BeatH\x00\x12\x30\n\telsewhere\x18\t \x01(\x0b\x32\x1b.qingyu.ai.bus.v1.ElsewhereH\x00\x42\x06\n\x04saidB\x07\n\x05_base\"#\n\x04\x44\x61ta\x12\r\n\x05\x63hunk\x18\x01 \x03(\x0c\x12\x0c\n\x04span\x18\x02 \x03(\r\"\xac\x01\n\x03\x45nd\x12\x0e\n\x06status\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x13\n\x06\x61nswer\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x35\n\x08trailers\x18\x04 \x03(\x0b\x32#.qingyu.ai.bus.v1.End.TrailersEntry\x1a/\n\rTrailersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_answer\"\x07\n\x05\x46\x65nce\"\x06\n\x04\x42\x65\x61t\"\x0b\n\tElsewhere\"\xe6\x03\n\x06Record\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.qingyu.ai.bus.v1.Record.State\x12\x0f\n\x07job_seq\x18\x02 \x01(\x04\x12\x10\n\x08\x64\x65livery\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x0b\n\x03log\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\"\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x15.qingyu.ai.bus.v1.End\x12\x11\n\tfollow_up\x18\x08 \x01(\x0c\x12\r\n\x05queue\x18\t \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\n \x01(\r\x12\x12\n\ngiven_back\x18\x0b \x01(\x08\x12\x10\n\x08reopened\x18\x0c \x01(\x04\x12\x12\n\nreopenings\x18\r \x01(\r\x12\x11\n\trestarted\x18\x0e \x01(\x08\x12.\n\x06\x63laims\x18\x0f \x03(\x0b\x32\x1e.qingyu.ai.bus.v1.Record.Claim\x1a\x38\n\x05\x43laim\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65livery\x18\x02 \x01(\r\x12\r\n\x05\x61t_ms\x18\x03 \x01(\x03\"Q\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tSTATE_RUN\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\x12\x12\n\x0eSTATE_REOPENED\x10\x03\"\x86\x02\n\nDeadLetter\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12:\n\x07headers\x18\x03 \x03(\x0b\x32).qingyu.ai.bus.v1.DeadLetter.HeadersEntry\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65\x61ths\x18\x06 \x01(\r\x12.\n\x06\x63laims\x18\x07 \x03(\x0b\x32\x1e.qingyu.ai.bus.v1.Record.Claim\x12\r\n\x05\x61t_ms\x18\x08 \x01(\x03\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x06\x43redit\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.qingyu.ai.bus.v1.Credit.Grant\x1a$\n\x05Grant\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\t\x12\r\n\x05up_to\x18\x02 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_END_TRAILERSENTRY']._loaded_options = None
   _globals['_END_TRAILERSENTRY']._serialized_options = b'8\001'
+  _globals['_DEADLETTER_HEADERSENTRY']._loaded_options = None
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_FRAME']._serialized_start=32
-  _globals['_FRAME']._serialized_end=279
-  _globals['_DATA']._serialized_start=281
-  _globals['_DATA']._serialized_end=316
-  _globals['_END']._serialized_start=319
-  _globals['_END']._serialized_end=491
-  _globals['_END_TRAILERSENTRY']._serialized_start=433
-  _globals['_END_TRAILERSENTRY']._serialized_end=480
-  _globals['_FENCE']._serialized_start=493
-  _globals['_FENCE']._serialized_end=500
-  _globals['_BEAT']._serialized_start=502
-  _globals['_BEAT']._serialized_end=508
-  _globals['_RECORD']._serialized_start=511
-  _globals['_RECORD']._serialized_end=763
-  _globals['_RECORD_STATE']._serialized_start=702
-  _globals['_RECORD_STATE']._serialized_end=763
-  _globals['_CREDIT']._serialized_start=765
-  _globals['_CREDIT']._serialized_end=859
-  _globals['_CREDIT_GRANT']._serialized_start=823
-  _globals['_CREDIT_GRANT']._serialized_end=859
+  _globals['_FRAME']._serialized_end=329
+  _globals['_DATA']._serialized_start=331
+  _globals['_DATA']._serialized_end=366
+  _globals['_END']._serialized_start=369
+  _globals['_END']._serialized_end=541
+  _globals['_END_TRAILERSENTRY']._serialized_start=483
+  _globals['_END_TRAILERSENTRY']._serialized_end=530
+  _globals['_FENCE']._serialized_start=543
+  _globals['_FENCE']._serialized_end=550
+  _globals['_BEAT']._serialized_start=552
+  _globals['_BEAT']._serialized_end=558
+  _globals['_ELSEWHERE']._serialized_start=560
+  _globals['_ELSEWHERE']._serialized_end=571
+  _globals['_RECORD']._serialized_start=574
+  _globals['_RECORD']._serialized_end=1060
+  _globals['_RECORD_CLAIM']._serialized_start=921
+  _globals['_RECORD_CLAIM']._serialized_end=977
+  _globals['_RECORD_STATE']._serialized_start=979
+  _globals['_RECORD_STATE']._serialized_end=1060
+  _globals['_DEADLETTER']._serialized_start=1063
+  _globals['_DEADLETTER']._serialized_end=1325
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_start=1279
+  _globals['_DEADLETTER_HEADERSENTRY']._serialized_end=1325
+  _globals['_CREDIT']._serialized_start=1327
+  _globals['_CREDIT']._serialized_end=1421
+  _globals['_CREDIT_GRANT']._serialized_start=1385
+  _globals['_CREDIT_GRANT']._serialized_end=1421
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class Frame(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
+    ELSEWHERE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The record revision that the worker's claim was given. Frames of a lower epoch than the reader's are ignored."""
     seq: _builtins.int
@@ -51,6 +52,8 @@ class Frame(_message.Message):
     def fence(self) -> Global___Fence: ...
     @_builtins.property
     def beat(self) -> Global___Beat: ...
+    @_builtins.property
+    def elsewhere(self) -> Global___Elsewhere: ...
     def __init__(
         self,
         *,
@@ -62,14 +65,15 @@ class Frame(_message.Message):
         end: Global___End | None = ...,
         fence: Global___Fence | None = ...,
         beat: Global___Beat | None = ...,
+        elsewhere: Global___Elsewhere | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base", b"_base", "base", b"base", "beat", b"beat", "data", b"data", "end", b"end", "fence", b"fence", "said", b"said"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base", b"_base", "base", b"base", "beat", b"beat", "data", b"data", "elsewhere", b"elsewhere", "end", b"end", "fence", b"fence", "said", b"said"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base", b"_base", "base", b"base", "beat", b"beat", "data", b"data", "end", b"end", "epoch", b"epoch", "fence", b"fence", "said", b"said", "seq", b"seq", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base", b"_base", "base", b"base", "beat", b"beat", "data", b"data", "elsewhere", b"elsewhere", "end", b"end", "epoch", b"epoch", "fence", b"fence", "said", b"said", "seq", b"seq", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base: _TypeAlias = _typing.Literal["base"]  # noqa: Y015
     _WhichOneofArgType__base: _TypeAlias = _typing.Literal["_base", b"_base"]  # noqa: Y015
-    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["data", "end", "fence", "beat"]  # noqa: Y015
+    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["data", "end", "fence", "beat", "elsewhere"]  # noqa: Y015
     _WhichOneofArgType_said: _TypeAlias = _typing.Literal["said", b"said"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__base) -> _WhichOneofReturnType__base | None: ...
@@ -199,6 +203,23 @@ class Beat(_message.Message):
 Global___Beat: _TypeAlias = Beat  # noqa: Y015
 
 @_typing.final
+class Elsewhere(_message.Message):
+    """Elsewhere answers a job message that was dropped: the call runs for another request with its id, in another log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Elsewhere: _TypeAlias = Elsewhere  # noqa: Y015
+
+@_typing.final
 class Record(_message.Message):
     """Record is the state of one call, changed only by compare-and-set. No record: the call is queued or unknown."""
 
@@ -213,11 +234,42 @@ class Record(_message.Message):
         STATE_UNSPECIFIED: Record._State.ValueType  # 0
         STATE_RUN: Record._State.ValueType  # 1
         STATE_DONE: Record._State.ValueType  # 2
+        STATE_REOPENED: Record._State.ValueType  # 3
+        """A failure that is to be tried again: its job is stored anew, or about to be."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Record.State.ValueType  # 0
     STATE_RUN: Record.State.ValueType  # 1
     STATE_DONE: Record.State.ValueType  # 2
+    STATE_REOPENED: Record.State.ValueType  # 3
+    """A failure that is to be tried again: its job is stored anew, or about to be."""
+
+    @_typing.final
+    class Claim(_message.Message):
+        """Claim is one worker's turn at the call."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORKER_FIELD_NUMBER: _builtins.int
+        DELIVERY_FIELD_NUMBER: _builtins.int
+        AT_MS_FIELD_NUMBER: _builtins.int
+        worker: _builtins.str
+        """The token under which it heard credit."""
+        delivery: _builtins.int
+        at_ms: _builtins.int
+        """Unix milliseconds."""
+        def __init__(
+            self,
+            *,
+            worker: _builtins.str = ...,
+            delivery: _builtins.int = ...,
+            at_ms: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "delivery", b"delivery", "worker", b"worker"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     STATE_FIELD_NUMBER: _builtins.int
     JOB_SEQ_FIELD_NUMBER: _builtins.int
@@ -227,6 +279,13 @@ class Record(_message.Message):
     AT_MS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     FOLLOW_UP_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    DEATHS_FIELD_NUMBER: _builtins.int
+    GIVEN_BACK_FIELD_NUMBER: _builtins.int
+    REOPENED_FIELD_NUMBER: _builtins.int
+    REOPENINGS_FIELD_NUMBER: _builtins.int
+    RESTARTED_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -234,14 +293,30 @@ class Record(_message.Message):
     digest: _builtins.bytes
     """Digest of the request without its metadata: the same request id with another body is refused."""
     log: _builtins.str
-    """Which log the frames are in (its creation time): a log that was lost and made anew is another one."""
+    """Which log the frames of this claim are in (its creation time): a log that was lost and made anew is another one."""
     at_ms: _builtins.int
     """When the call was claimed or decided, unix milliseconds."""
     follow_up: _builtins.bytes
     """On DONE: what remains to be done after the commit, in the words of the kind of worker that wrote it. Idempotent."""
+    queue: _builtins.str
+    """Which queue the job message is in (its creation time)."""
+    deaths: _builtins.int
+    """Claims before this one whose workers were lost."""
+    given_back: _builtins.bool
+    """The worker of this claim has given the job back, so that it is not lost with it."""
+    reopened: _builtins.int
+    """The revision of the decision that was reopened last: ends that were said up to it do not count."""
+    reopenings: _builtins.int
+    """How often the call was reopened."""
+    restarted: _builtins.bool
+    """A claim found another log than the one before: whoever has text from there cannot go on with it."""
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
+
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Claim]:
+        """The latest claims, the newest last."""
 
     def __init__(
         self,
@@ -254,14 +329,92 @@ class Record(_message.Message):
         at_ms: _builtins.int = ...,
         end: Global___End | None = ...,
         follow_up: _builtins.bytes = ...,
+        queue: _builtins.str = ...,
+        deaths: _builtins.int = ...,
+        given_back: _builtins.bool = ...,
+        reopened: _builtins.int = ...,
+        reopenings: _builtins.int = ...,
+        restarted: _builtins.bool = ...,
+        claims: _abc.Iterable[Global___Record.Claim] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "job_seq", b"job_seq", "log", b"log", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Record: _TypeAlias = Record  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """DeadLetter is a job that was put aside: it was the end of several workers, or met a defect of ours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DEATHS_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The job as it was stored."""
+    body: _builtins.bytes
+    status: _builtins.bytes
+    """google.rpc.Status, encoded: what its caller was told."""
+    reason: _builtins.str
+    """For operators: what happened, in words."""
+    deaths: _builtins.int
+    """Workers lost over it."""
+    at_ms: _builtins.int
+    """Unix milliseconds."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Claim]:
+        """The latest claims, the newest last."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        body: _builtins.bytes = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        status: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        deaths: _builtins.int = ...,
+        claims: _abc.Iterable[Global___Record.Claim] | None = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "body", b"body", "claims", b"claims", "deaths", b"deaths", "headers", b"headers", "reason", b"reason", "status", b"status", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
 class Credit(_message.Message):

@@ -121,3 +121,13 @@ def test_reader_of_a_log_with_one_frame_missing_never_ends_well_with_a_gap(
     assert shown == [b"%d" % i for i in range(len(shown))]
     if ended:
         assert len(shown) == count
+
+
+def test_failure_that_was_reopened_is_no_end() -> None:
+    """Its text stays, and the claim after the reopening goes on with it."""
+    at = Position(7, 2, reopened=9)
+    for epoch in (7, 9):  # said by the worker, and said again by whoever found the decision
+        assert fold(at, end(epoch, 2, status=Cancelled().status)) == (at, Verdict.IGNORE)
+    at, verdict = fold(at, data(11, 2, b"c", base=2))
+    assert (at, verdict) == (Position(11, 3, reopened=9), Verdict.SHOW)
+    assert fold(at, end(11, 3, status=Cancelled().status))[1] is Verdict.END

@@ -4,7 +4,20 @@
 # plugin: python-betterproto2
 # This file has been @generated
 
-__all__ = ("Beat", "Credit", "CreditGrant", "Data", "End", "Fence", "Frame", "Record", "RecordState")
+__all__ = (
+    "Beat",
+    "Credit",
+    "CreditGrant",
+    "Data",
+    "DeadLetter",
+    "Elsewhere",
+    "End",
+    "Fence",
+    "Frame",
+    "Record",
+    "RecordClaim",
+    "RecordState",
+)
 
 import typing
 
@@ -26,12 +39,18 @@ class RecordState(betterproto2.Enum):
 
     DONE = 2
 
+    REOPENED = 3
+    """
+    A failure that is to be tried again: its job is stored anew, or about to be.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
             0: "STATE_UNSPECIFIED",
             1: "STATE_RUN",
             2: "STATE_DONE",
+            3: "STATE_REOPENED",
         }
 
     @classmethod
@@ -40,6 +59,7 @@ class RecordState(betterproto2.Enum):
             "STATE_UNSPECIFIED": 0,
             "STATE_RUN": 1,
             "STATE_DONE": 2,
+            "STATE_REOPENED": 3,
         }
 
 
@@ -96,6 +116,72 @@ class Data(betterproto2.Message):
 
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Data", Data)
+
+
+@dataclass(eq=False, repr=False, config={"extra": "forbid"})
+class DeadLetter(betterproto2.Message):
+    """
+    DeadLetter is a job that was put aside: it was the end of several workers, or met a defect of ours.
+    """
+
+    subject: "typing.Annotated[str, pydantic.AfterValidator(betterproto2.validators.validate_string)]" = (
+        betterproto2.field(1, betterproto2.TYPE_STRING)
+    )
+    """
+    The job as it was stored.
+    """
+
+    body: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+
+    headers: "dict[str, str]" = betterproto2.field(
+        3, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+
+    status: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+    """
+    google.rpc.Status, encoded: what its caller was told.
+    """
+
+    reason: "typing.Annotated[str, pydantic.AfterValidator(betterproto2.validators.validate_string)]" = (
+        betterproto2.field(5, betterproto2.TYPE_STRING)
+    )
+    """
+    For operators: what happened, in words.
+    """
+
+    deaths: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        6, betterproto2.TYPE_UINT32
+    )
+    """
+    Workers lost over it.
+    """
+
+    claims: "list[RecordClaim]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The latest claims, the newest last.
+    """
+
+    at_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
+        8, betterproto2.TYPE_INT64
+    )
+    """
+    Unix milliseconds.
+    """
+
+
+default_message_pool.register_message("qingyu.ai.bus.v1", "DeadLetter", DeadLetter)
+
+
+@dataclass(eq=False, repr=False, config={"extra": "forbid"})
+class Elsewhere(betterproto2.Message):
+    """
+    Elsewhere answers a job message that was dropped: the call runs for another request with its id, in another log.
+    """
+
+    pass
+
+
+default_message_pool.register_message("qingyu.ai.bus.v1", "Elsewhere", Elsewhere)
 
 
 @dataclass(eq=False, repr=False, config={"extra": "forbid"})
@@ -183,6 +269,8 @@ class Frame(betterproto2.Message):
 
     beat: "Beat | None" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, optional=True, group="said")
 
+    elsewhere: "Elsewhere | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True, group="said")
+
     @model_validator(mode="after")
     def check_oneof(self):
         return self._validate_field_groups(self)
@@ -219,7 +307,7 @@ class Record(betterproto2.Message):
         5, betterproto2.TYPE_STRING
     )
     """
-    Which log the frames are in (its creation time): a log that was lost and made anew is another one.
+    Which log the frames of this claim are in (its creation time): a log that was lost and made anew is another one.
     """
 
     at_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
@@ -239,5 +327,76 @@ class Record(betterproto2.Message):
     On DONE: what remains to be done after the commit, in the words of the kind of worker that wrote it. Idempotent.
     """
 
+    queue: "typing.Annotated[str, pydantic.AfterValidator(betterproto2.validators.validate_string)]" = (
+        betterproto2.field(9, betterproto2.TYPE_STRING)
+    )
+    """
+    Which queue the job message is in (its creation time).
+    """
+
+    deaths: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        10, betterproto2.TYPE_UINT32
+    )
+    """
+    Claims before this one whose workers were lost.
+    """
+
+    given_back: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
+    """
+    The worker of this claim has given the job back, so that it is not lost with it.
+    """
+
+    reopened: "typing.Annotated[int, pydantic.Field(ge=0, le=2**64 - 1)]" = betterproto2.field(
+        12, betterproto2.TYPE_UINT64
+    )
+    """
+    The revision of the decision that was reopened last: ends that were said up to it do not count.
+    """
+
+    reopenings: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        13, betterproto2.TYPE_UINT32
+    )
+    """
+    How often the call was reopened.
+    """
+
+    restarted: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
+    """
+    A claim found another log than the one before: whoever has text from there cannot go on with it.
+    """
+
+    claims: "list[RecordClaim]" = betterproto2.field(15, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The latest claims, the newest last.
+    """
+
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record", Record)
+
+
+@dataclass(eq=False, repr=False, config={"extra": "forbid"})
+class RecordClaim(betterproto2.Message):
+    """
+    Claim is one worker's turn at the call.
+    """
+
+    worker: "typing.Annotated[str, pydantic.AfterValidator(betterproto2.validators.validate_string)]" = (
+        betterproto2.field(1, betterproto2.TYPE_STRING)
+    )
+    """
+    The token under which it heard credit.
+    """
+
+    delivery: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        2, betterproto2.TYPE_UINT32
+    )
+
+    at_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
+        3, betterproto2.TYPE_INT64
+    )
+    """
+    Unix milliseconds.
+    """
+
+
+default_message_pool.register_message("qingyu.ai.bus.v1", "Record.Claim", RecordClaim)
