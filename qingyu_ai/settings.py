@@ -74,6 +74,8 @@ class Bus(_Section):
     lease_seconds: Seconds = 10.0
     ack_wait_seconds: Seconds = 10.0
     in_progress_seconds: Seconds = 3.0
+    watchdog_seconds: Seconds = 30.0
+    """A process whose event loop has not turned for so long ends itself: what it holds goes on elsewhere."""
     attempts: Annotated[int, Field(ge=1)] = 5
     """Workers that may be lost over one job before it is put aside."""
     retries: Annotated[int, Field(ge=0)] = 3
@@ -85,11 +87,17 @@ class Bus(_Section):
     """Deltas that may be on their way to one reader, and chunks that a bridge holds for it."""
     window_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
     call_log_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
+    joined_readers: Annotated[int, Field(ge=1)] = 1000
+    """Calls that one bridge reads by a consumer of their own: joined, or read again."""
+    lingering_calls: Annotated[int, Field(ge=0)] = 4000
+    """Calls of one bridge that wait for their caller to come back; one more is cancelled at once."""
     log_age_seconds: Seconds = 20 * 60.0
     log_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     queue_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     record_age_seconds: Seconds = 24 * 3600.0
     record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    dead_letter_age_seconds: Seconds = 30 * 24 * 3600.0
+    dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     merge: bool = True

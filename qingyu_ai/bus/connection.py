@@ -293,6 +293,10 @@ class NatsBus:
             raise StoreRefused(api, int(status), headers.get(DESCRIPTION, ""))
         return Stored(headers[SUBJECT], int(headers[SEQUENCE]), body)
 
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """See `transport.Bus.drop`."""
+        await self._api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
+
     async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
         """See `transport.Bus.follow`."""
         reader = OrderedReader(self, self._js, stream, subject, handler)
@@ -331,14 +335,17 @@ class NatsBus:
         return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
 
     async def _info(self, stream: str) -> dict[str, Any]:
+        return await self._api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)
+
+    async def _api(self, request: str, body: bytes, timeout: float) -> dict[str, Any]:
         try:
-            body, _ = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=API_TIMEOUT)
+            answer, _ = await self.ask(f"$JS.API.{request}", body, timeout=timeout)
         except NoResponders:
-            raise StoreRefused(stream, 503, "JetStream is not running") from None
-        info: dict[str, Any] = json.loads(body)
-        if "error" in info:
-            raise StoreRefused(stream, info["error"].get("err_code", 0), info["error"].get("description", ""))
-        return info
+            raise StoreRefused(request, 503, "JetStream is not running") from None
+        said: dict[str, Any] = json.loads(answer)
+        if "error" in said:
+            raise StoreRefused(request, said["error"].get("err_code", 0), said["error"].get("description", ""))
+        return said
 
     async def ensure_topology(self, settings: Any) -> None:
         """Make the streams and buckets (see `topology.ensure`)."""

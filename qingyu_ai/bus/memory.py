@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from . import headers as wire
 from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
-from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream
+from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
     Delivery,
@@ -151,6 +151,13 @@ class MemoryBus:
         if found is None:
             raise StoreRefused(stream, 503, "the stream is not there")
         return find(found)
+
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """See `transport.Bus.drop`."""
+        self._check(0)
+        source = self._broker.streams[stream]
+        for message in [m for m in source.messages.values() if matches(subject, m.subject)]:
+            source.drop(message.sequence)
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """See `transport.Bus.subscribe`."""

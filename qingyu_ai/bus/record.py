@@ -98,7 +98,7 @@ def other_queue(held: bus_pb2.Record, queue: str) -> bool:
 
 def deaths(held: bus_pb2.Record) -> int:
     """Workers lost over a job, if the one that holds it now is lost too."""
-    return held.deaths + (0 if held.given_back else 1)
+    return held.deaths + (1 if held.state == RUN and not held.given_back else 0)
 
 
 def suspect(held: bus_pb2.Record) -> bool:
@@ -121,6 +121,11 @@ class Attach(Enum):
     """The id was used for another body: ALREADY_EXISTS."""
 
 
+def other_body(held: bus_pb2.Record, digest: bytes) -> bool:
+    """Whether a record is of another request. Who cancels a call that is not known yet does not know its body."""
+    return bool(held.digest) and held.digest != digest
+
+
 def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") -> Attach:
     """Decide how a bridge joins a call.
 
@@ -131,7 +136,7 @@ def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") ->
     if entry is None:
         return Attach.STORE
     held = entry.record
-    if held.digest != digest:
+    if other_body(held, digest):
         return Attach.REFUSE
     if held.state == REOPENED:
         return Attach.STORE
@@ -161,8 +166,7 @@ def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = N
         value.reopenings = before.reopenings
         value.restarted = before.restarted or bool(before.log and job.log and before.log != job.log)
         value.claims.extend(before.claims[1 - CLAIMS_KEPT :])
-        if before.state == RUN:
-            value.deaths = deaths(before)
+        value.deaths = deaths(before)
     value.claims.add(worker=worker, delivery=job.delivery, at_ms=value.at_ms)
     return value
 
@@ -189,14 +193,16 @@ def decided(before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, foll
 
 
 def reopened(entry: Entry) -> bus_pb2.Record:
-    """The record of a decided call that is to be tried again. The next claim goes on with what the log holds."""
+    """The record of a decided call that is to be tried again. The next claim goes on with what the log holds.
+
+    Workers that were lost over it still count: whoever asks again and again must not end them all.
+    """
     record = bus_pb2.Record()
     record.CopyFrom(entry.record)
     record.state = REOPENED
     record.reopened = entry.revision
     record.reopenings += 1
     record.at_ms = now_ms()
-    record.deaths = 0
     record.given_back = False
     record.ClearField("end")
     record.follow_up = b""

@@ -36,6 +36,7 @@ class Speaker:
         shape: of the stream's messages; None for a unary row, which only ends.
         settings: times and sizes.
         base: where this epoch goes on.
+        heeds_credit: somebody shows what is said to a caller, who may be slow.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Speaker:
         settings: BusSettings,
         *,
         base: int = 0,
+        heeds_credit: bool = True,
     ) -> None:
         self._bus = bus
         self._inbox = inbox
@@ -59,6 +61,7 @@ class Speaker:
         """The number of the next delta: how many were said on the call."""
         self._sent = base
         self._based = False
+        self._heeds_credit = heeds_credit
         self._granted = base + settings.window_frames
         self._said_bytes = 0
         self._pending: list[tuple[Any, int]] = []
@@ -113,7 +116,7 @@ class Speaker:
         return self._has_room()
 
     def _has_room(self) -> bool:
-        if self.next >= self._granted:
+        if self._heeds_credit and self.next >= self._granted:
             self._starved_since = self._starved_since or time.monotonic()
             return False
         self._starved_since = 0.0

@@ -7,6 +7,7 @@
 | AI_LOG | frames of calls | memory |
 | KV_ai_calls | the record of each call | file |
 | KV_ai_sessions | chat sessions | file |
+| AI_DEAD | jobs that were put aside | file |
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ NO_CLUSTER = 10074
 LOG = "AI_LOG"
 CALLS = "KV_ai_calls"
 SESSIONS = "KV_ai_sessions"
+DEAD = "AI_DEAD"
 
 QUEUES: dict[str, Queue] = {
     "chat": Queue("AI_CHAT", "chat", f"{subjects.JOB}.chat.>"),
@@ -45,6 +47,10 @@ QUEUES: dict[str, Queue] = {
     "rag": Queue("AI_JOBS", "rag", f"{subjects.JOB}.rag.>"),
 }
 """The work queue of each kind of worker that takes jobs. Consumers of one stream must not overlap."""
+
+
+WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, DEAD)
+"""The streams that a bridge looks at once a second: how full they are, and whether they are still the same."""
 
 
 def call_key(call: str) -> str:
@@ -116,6 +122,7 @@ def plans(bus: BusSettings) -> list[Plan]:
         ),
         Plan(CALLS, call_key(">"), key_value=True, age_seconds=bus.record_age_seconds, bytes=bus.record_bytes),
         Plan(SESSIONS, session_key(">"), key_value=True, age_seconds=bus.session_age_seconds, bytes=bus.session_bytes),
+        Plan(DEAD, f"{subjects.DEAD}.>", age_seconds=bus.dead_letter_age_seconds, bytes=bus.dead_letter_bytes),
     ]
 
 

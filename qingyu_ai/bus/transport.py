@@ -168,6 +168,13 @@ class Bus(Protocol):
             ReplyTimeout, StoreRefused, Disconnected.
         """
 
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """Remove every message on a subject from a stream.
+
+        Raises:
+            ReplyTimeout, StoreRefused, Disconnected.
+        """
+
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """Hear what is published on a subject; one member of a queue group hears each message."""
 

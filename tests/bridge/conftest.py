@@ -151,9 +151,9 @@ async def bridge(nats_process: NatsProcess, bridge_settings: BridgeSettings) -> 
         if not worker.draining:
             await worker.drain(1)
         await worker_bus.close()
-    await eventually(lambda: edge.open == 0 and not caller._tasks)
+    await eventually(lambda: edge.open == 0 and not caller.readers.tasks)
     assert bus.client_id == client_id, "the bridge lost its connection to NATS"
-    assert not caller._open
+    assert not caller.readers._open
     await grpc_server.stop(0.5)
     health.stop()
     await caller.stop()

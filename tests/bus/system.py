@@ -48,7 +48,7 @@ class System:
         chat: Callable[[Call, ai.ChatRequest], Awaitable[ai.ChatResponse]] | None = None,
         stream: Callable[[Call, ai.ChatRequest], AsyncIterator[ai.ChatStreamChunk]] | None = None,
         search: Callable[[Call, rag.SearchRequest], Awaitable[rag.SearchResponse]] | None = None,
-        follow_up: Callable[[str, bytes], Awaitable[None]] | None = None,
+        follow_up: Callable[[str, bytes, int], Awaitable[None]] | None = None,
         continues: bool = False,
     ) -> Worker:
         """Start a worker and wait until the caller sees it."""
@@ -137,8 +137,8 @@ async def close_system(system: System) -> None:
     for worker in system.workers:
         if not worker.draining:
             await worker.drain(1)
-    await eventually(lambda: not system.caller._tasks)
-    assert not system.caller._open
+    await eventually(lambda: not system.caller.readers.tasks)
+    assert not system.caller.readers._open
     await system.caller.stop()
     await system.presence.stop()
 
