@@ -126,6 +126,8 @@ class Bridge(_Section):
     """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
     max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
     """Documents of one BatchIndex that are on their way at once."""
+    longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
+    """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
     drain_seconds: Seconds = 30.0
 
 
@@ -329,10 +331,12 @@ def load(**overrides: object) -> Settings:
     if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
         raise SettingsError(problem)
     bus = settings.bus
-    if bus.longest_deadline_seconds >= bus.log_age_seconds:
+    longest = bus.longest_deadline_seconds + settings.bridge.longest_linger_seconds
+    if longest >= bus.log_age_seconds:
         raise SettingsError(
-            "QINGYU_BUS__LONGEST_DEADLINE_SECONDS must be below QINGYU_BUS__LOG_AGE_SECONDS: "
-            f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
+            "QINGYU_BUS__LONGEST_DEADLINE_SECONDS and QINGYU_BRIDGE__LONGEST_LINGER_SECONDS together must be below "
+            "QINGYU_BUS__LOG_AGE_SECONDS: "
+            f"a call of {longest:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
 

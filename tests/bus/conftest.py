@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from nats.js.errors import NotFoundError
@@ -14,6 +14,7 @@ from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
+from tests.bus.system import Connect, System, close_system, open_system
 from tests.nats_process import NatsProcess
 
 FAST = BusSettings(
@@ -25,8 +26,6 @@ FAST = BusSettings(
     store_seconds=1.0,
 )
 """The protocol's times, shortened so that a test can see a lease pass."""
-
-Connect = Callable[[], Awaitable[Bus]]
 
 
 async def clean(process: NatsProcess, settings: BusSettings) -> None:
@@ -72,3 +71,11 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
         await bus.close()
     if broker is not None:
         broker.close()
+
+
+@pytest.fixture
+async def system(connect: Connect, settings: BusSettings) -> AsyncIterator[System]:
+    """One caller, and the workers that a test adds."""
+    system = await open_system(connect, settings)
+    yield system
+    await close_system(system)

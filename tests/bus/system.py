@@ -23,8 +23,10 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import Connect
 from tests.waiting import eventually
+
+Connect = Callable[[], Awaitable[Bus]]
+"""Makes a connection to the test's broker."""
 
 ids = itertools.count(1)
 
@@ -57,7 +59,7 @@ class System:
         if search is not None:
             worker.rpc(routes.SEARCH, search)
         if chat is not None:
-            worker.job(routes.CHAT, chat, follow_up)
+            worker.job(routes.CHAT, chat, follow_up, notes=ai.ChatStreamChunk if continues else None)
         if stream is not None:
             worker.stream(routes.CHAT_STREAM, stream, follow_up, continues=continues)
         await worker.start()
@@ -141,6 +143,14 @@ async def close_system(system: System) -> None:
     assert not system.caller.readers._open
     await system.caller.stop()
     await system.presence.stop()
+
+
+async def vanish(worker: Worker) -> None:
+    """As a kill does: no acknowledgement, no sign of life, no farewell. What its handlers still say is said."""
+    assert worker._clock is not None
+    worker._clock.cancel()
+    assert worker._puller is not None
+    await worker._puller.stop()
 
 
 async def echo(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:

@@ -21,22 +21,14 @@ from qingyu_ai.bus.errors import (
 )
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
-from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import FAST, Connect
-from tests.bus.system import System, close_system, echo, open_system, read, spell
+from tests.bus.conftest import FAST
+from tests.bus.system import Connect, System, close_system, echo, open_system, read, spell, vanish
 from tests.waiting import eventually
 
 NOVEL = "却说黛玉听见宝玉的话，心中一酸，滴下泪来。" * 20
-
-
-@pytest.fixture
-async def system(connect: Connect, settings: BusSettings) -> AsyncIterator[System]:
-    system = await open_system(connect, settings)
-    yield system
-    await close_system(system)
 
 
 async def answer_search(call: Call, request: rag.SearchRequest) -> rag.SearchResponse:
@@ -471,14 +463,6 @@ async def test_worker_that_thinks_long_beats_and_is_not_taken_for_dead(system: S
 
     await system.worker(chat=think)
     assert (await system.chat("想好了吗", seconds=30)).message.content == "想好了吗"
-
-
-async def vanish(worker: Worker) -> None:
-    """As a kill does: no acknowledgement, no sign of life, no farewell. What its handlers still say is said."""
-    assert worker._clock is not None
-    worker._clock.cancel()
-    assert worker._puller is not None
-    await worker._puller.stop()
 
 
 async def test_stream_of_a_vanished_worker_goes_on_at_another_without_a_gap_or_a_repeat(system: System) -> None:

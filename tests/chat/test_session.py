@@ -16,9 +16,9 @@ from qingyu_ai.contract.bus_pb2 import End
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat as ChatSettings
 from services.chat.session import MAX_WAITING, Message, Session, Sessions, Turn, enter, key_of, leave, trim
-from tests.bus.conftest import Connect
 from tests.bus.conftest import connect as connect  # the fixture
 from tests.bus.conftest import settings as settings
+from tests.bus.system import Connect
 from tests.waiting import eventually
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
