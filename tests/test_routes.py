@@ -67,4 +67,5 @@ def test_services_know_the_workers_behind_them() -> None:
         routes.AGENT_SERVICE: ("agent", "chat"),
         routes.RAG_SERVICE: ("rag",),
         routes.TOOL_SERVICE: ("tool",),
+        routes.CONTROL_SERVICE: (),
     }

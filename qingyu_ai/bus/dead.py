@@ -47,6 +47,8 @@ class DeadLetters:
         self._bus = bus
         self._records = records
         self._settings = settings
+        self.stored = 0
+        """Letters put here by this process."""
         self.lost = 0
         """Letters that could not be stored."""
 
@@ -76,6 +78,7 @@ class DeadLetters:
             self.lost += 1
             log.error("dead_letter_lost", call=envelope.call, request_id=envelope.request_id, error=str(e))
             return
+        self.stored += 1
         log.error(
             "dead_letter",
             call=envelope.call,

@@ -86,6 +86,11 @@ class Speaker:
         """Whether the log has stopped to store, or the claim was given up."""
         return self._broken is not None
 
+    @property
+    def waiting(self) -> int:
+        """Deltas that wait for the acknowledgement of those before."""
+        return len(self._pending)
+
     def say(self, chunk: Any) -> bool:
         """Say one delta.
 

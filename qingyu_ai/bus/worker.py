@@ -102,6 +102,21 @@ class Worker:
         )
 
     @property
+    def slots(self) -> int:
+        """Jobs that may run at once, and as many rpc calls."""
+        return self._slots
+
+    @property
+    def suspects(self) -> int:
+        """Jobs that run alone here, or wait to."""
+        return len(self._suspects)
+
+    @property
+    def waiting_deltas(self) -> int:
+        """Deltas that wait for the log, over all calls."""
+        return sum(run.speaker.waiting for run in self._runs if run.speaker is not None)
+
+    @property
     def running(self) -> int:
         """Calls that run now."""
         return len(self._asked) + len(self._jobs)

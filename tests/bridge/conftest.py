@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,10 @@ class Bridge:
         await eventually(lambda: any(w.id == worker.token for w in self.presence.workers()))
         return worker
 
+    def second(self) -> AbstractAsyncContextManager[Bridge]:
+        """Another bridge of the same system."""
+        return open_bridge(self.settings)
+
     def unary(self, route: routes.Route[Any, Any]) -> Any:
         """A unary method that takes bytes or a message and gives the reply message."""
         return self.channel.unary_unary(route.path, _encode, route.reply.FromString)
@@ -128,11 +133,19 @@ async def bridge(nats_process: NatsProcess, bridge_settings: BridgeSettings) -> 
     """A running bridge without workers."""
     settings = Settings(bus=FAST, bridge=bridge_settings, nats={"url": nats_process.url})  # type: ignore[arg-type]
     await clean(nats_process, settings.bus)
-    bus = await NatsBus.open([nats_process.url], "bridge", on_closed=lambda: None)
+    async with open_bridge(settings) as running:
+        yield running
+
+
+@asynccontextmanager
+async def open_bridge(settings: Settings) -> AsyncIterator[Bridge]:
+    """Run a bridge. Leaving it sees that nothing is left of its calls."""
+    bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=lambda: None)
     presence = Presence(bus, f"{bus.inbox}.srv.presence")
     caller = Caller(bus, settings.bus, presence)
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    metrics.watch(caller)
     health = Health(bus, presence, settings, metrics)
     edge = Edge(caller, health, settings, metrics)
     await presence.start()
