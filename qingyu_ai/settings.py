@@ -55,6 +55,8 @@ class Nats(_Section):
     host: str = "127.0.0.1"
     port: Port = 4222
     monitor_port: Port = 8222
+    route_port: Port = 6222
+    """Between the servers that `cluster` starts; each server has the next port of all three."""
 
     @property
     def servers(self) -> list[str]:
