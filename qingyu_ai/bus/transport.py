@@ -31,8 +31,9 @@ OnFrame = Callable[[str, int, bytes], None]
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 """The header of a compare-and-set: the sequence that the last message on the subject must have (0: there is none)."""
 
-WRONG_SEQUENCE = 10071
-"""JetStream's error code for a compare-and-set that found another sequence."""
+WRONG_SEQUENCE = (10071, 10164)
+"""JetStream's error codes for a compare-and-set that found another sequence: stored already, or (only in a cluster) on its way
+to the other servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,6 @@ def parse_ack(subject: str, body: bytes) -> int:
     if error is None:
         return int(ack["seq"])
     code = error.get("err_code", 0)
-    if code == WRONG_SEQUENCE:
+    if code in WRONG_SEQUENCE:
         raise Conflict(subject)
     raise StoreRefused(subject, code, error.get("description", ""))
