@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT = 2.0
-"""Seconds of silence after which the server sends a heartbeat."""
+HEARTBEAT = 0.5
+"""Seconds of silence after which the server sends a heartbeat. The consumer has one copy: it is gone with its server, also when
+this process is connected to another, and then only silence tells."""
 
 INACTIVE = 60.0
 """Seconds after which the server forgets a consumer that nobody listens to."""
@@ -165,5 +166,5 @@ class OrderedReader:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT / 2)
-            if self._bus.connected and time.monotonic() - self._heard > 2.5 * HEARTBEAT:
+            if self._bus.connected and time.monotonic() - self._heard > 3 * HEARTBEAT:
                 self.mend("silence")
