@@ -202,16 +202,16 @@ class NatsBus:
         for answer in self._asked:
             if not answer.done():
                 answer.set_exception(Disconnected("the connection to NATS was lost before the answer came"))
-        asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+        asyncio.get_running_loop().call_later(PATIENCE, self._give_up, self._lost_at)
 
     @property
     def _just_lost(self) -> bool:
         return not self._nc.is_connected and time.monotonic() - self._lost_at < PATIENCE and not self._closing
 
-    def _give_up(self) -> None:
+    def _give_up(self, lost_at: float) -> None:
         """Refuse what has waited for a connection in vain."""
-        if self._just_lost:
-            return  # lost again meanwhile
+        if self._nc.is_connected or lost_at != self._lost_at:
+            return  # it is back, or was lost again meanwhile
         held, self._held = self._held, {}
         for token in held:
             on_reply = self._waiting.pop(token, None)
