@@ -56,6 +56,8 @@ class NatsCluster:
             name: Node(name, LOOPBACK, free_port(), free_port(), free_port(), folder / name) for name in names
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.lent = False
+        """Whether a system runs on it now; two would see each other."""
 
     def __repr__(self) -> str:
         return f"<NatsCluster {self.url}: {', '.join(self.living)} of {', '.join(self._nodes)}>"
@@ -253,6 +255,12 @@ def session_cluster() -> NatsCluster:
     atexit.register(cluster.close)
     cluster.start()
     return cluster
+
+
+def free_cluster() -> NatsCluster:
+    """The session's cluster, or one that is still to be started if a system runs on that."""
+    cluster = session_cluster()
+    return NatsCluster() if cluster.lent else cluster
 
 
 def of_one_server(reason: str) -> pytest.MarkDecorator:

@@ -30,7 +30,7 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.settings import Settings, env_name
 from qingyu_ai.settings import Worker as WorkerSettings
-from tests.nats_cluster import ON_CLUSTER, AnyNats, NatsCluster, session_cluster
+from tests.nats_cluster import ON_CLUSTER, AnyNats, NatsCluster, free_cluster
 from tests.nats_process import NatsProcess
 from tests.ports import free_port
 from tests.waiting import EVERY_SECONDS
@@ -241,7 +241,7 @@ class System:
         self._settings = {"QINGYU_BRIDGE__EXPECTED_WORKERS": json.dumps(sorted(set(kinds))), **(settings or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="qingyu-system-")
         self._kinds: dict[Running, str] = {}
-        self.nats: AnyNats = nats or (session_cluster() if ON_CLUSTER else NatsProcess())
+        self.nats: AnyNats = nats or (free_cluster() if ON_CLUSTER else NatsProcess())
         self._nats_is_ours = not self.nats.running
         self.bridges: list[RunningBridge] = []
 
@@ -333,6 +333,7 @@ class System:
             if self._nats_is_ours:
                 self.nats.start()
             elif isinstance(self.nats, NatsCluster):
+                self.nats.lent = True
                 self.nats.empty()
             for _ in range(self._first_bridges):
                 self.add_bridge()
@@ -373,5 +374,7 @@ class System:
                     process.kill()
             if self._nats_is_ours:
                 self.nats.close()
+            elif isinstance(self.nats, NatsCluster):
+                self.nats.lent = False
             self._folder.cleanup()
         return complaints
