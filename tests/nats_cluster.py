@@ -104,7 +104,14 @@ class NatsCluster:
     def start_node(self, node: str) -> None:
         """Start one again, in its directory, and wait until it has all that the others have."""
         self._spawn(node)
-        self._wait(lambda: "" if self.whole else f"{node} is not level with the others")
+
+        def missing() -> str:
+            if node not in self.living:
+                self._spawn(node)  # another run on this machine has tried one of its ports in the same moment
+                time.sleep(0.5)
+            return "" if self.whole else f"{node} is not level with the others"
+
+        self._wait(missing)
 
     def kill(self, node: str) -> None:
         """End one as a crash does."""

@@ -23,18 +23,19 @@ DELTAS, PER_SECOND = 60, 10
 CHATTERS = 4
 """Threads that chat, one call after another."""
 
+TIMES = {"QINGYU_BUS__LEASE_SECONDS": "20", "QINGYU_BUS__STORE_SECONDS": "4"}
+"""A leader that dies is missed for four seconds at least, and nine at most, before the others vote (the server's own times, which
+cannot be set), and a vote may have to be held again. The default lease of ten seconds gives up streams that a vote would have
+saved, and three attempts of two seconds refuse jobs that a queue would have taken."""
+
 ENDED_SECONDS = 60.0
 """When a call that was begun before a fault is over, or hangs: its own time, a vote of up to nine seconds and a second one."""
 
 
 @contextmanager
 def a_system(settings: Mapping[str, str] | None = None) -> Iterator[System]:
-    """Two bridges and two counting workers on a cluster of their own, with the protocol's default times.
-
-    A leader that dies is missed for four seconds at least, and nine at most, before the others vote (the server's own times);
-    a lease shorter than that gives up what a vote would have saved.
-    """
-    with System(COUNTING, COUNTING, bridges=2, nats=NatsCluster(), settings=settings) as system:
+    """Two bridges and two counting workers on a cluster of their own."""
+    with System(COUNTING, COUNTING, bridges=2, nats=NatsCluster(), settings=settings or TIMES) as system:
         yield system
 
 
