@@ -14,10 +14,10 @@ GEN_GO_GRPC_VERSION := v1.6.2
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-next check format bench proto system lock clean
+.PHONY: help demo up cluster test test-cluster test-next check format bench proto system lock clean
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or set PYTHON=/path/to/python3.11"; exit 1; }
@@ -33,8 +33,14 @@ demo: $(VENV)/.ready ## Starts the whole system on free ports, shows a conversat
 up: $(VENV)/.ready ## Starts the whole system in the foreground; Ctrl-C stops it
 	@$(BIN)/python -m qingyu_ai.cli up
 
+cluster: $(VENV)/.ready ## Starts three NATS servers as one cluster in the foreground; Ctrl-C stops it
+	@$(BIN)/python -m qingyu_ai.cli cluster
+
 test: $(VENV)/.ready ## Runs all tests, on a real nats-server and real processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-cluster: $(VENV)/.ready ## Runs the tests of bus, bridge and whole systems on three nats-servers with three copies of everything
+	@TEST_NATS=cluster $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/bus tests/bridge tests/e2e
 
 test-next: ## Runs the tests on a later Python, if one is at hand
 	@if [ -n "$(NEXT_PYTHON)" ]; then \

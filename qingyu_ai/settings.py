@@ -55,6 +55,8 @@ class Nats(_Section):
     host: str = "127.0.0.1"
     port: Port = 4222
     monitor_port: Port = 8222
+    route_port: Port = 6222
+    """Between the servers that `cluster` starts; each server has the next port of all three."""
 
     @property
     def servers(self) -> list[str]:
@@ -74,6 +76,9 @@ class Bus(_Section):
     lease_seconds: Seconds = 10.0
     ack_wait_seconds: Seconds = 10.0
     in_progress_seconds: Seconds = 3.0
+    patience_seconds: Seconds = 20.0
+    """How long the broker may take to store something before it is given up: servers of a cluster that lost a leader vote for up
+    to nine seconds."""
     watchdog_seconds: Seconds = 30.0
     """A process whose event loop has not turned for so long ends itself: what it holds goes on elsewhere."""
     attempts: Annotated[int, Field(ge=1)] = 5

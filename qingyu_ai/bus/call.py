@@ -42,9 +42,6 @@ from .transport import Bus, Headers, parse_ack
 
 log = structlog.get_logger(__name__)
 
-STORE_ATTEMPTS = 3
-"""How often a job is put into its queue before the queue is taken for dead."""
-
 ATTACH_TRIES = 5
 """How often a record is read that others reopen at the same time."""
 
@@ -247,6 +244,8 @@ class Caller:
         """
 
         def answered(data: bytes, reply_headers: Headers | None) -> None:
+            if not data:
+                return  # nobody listens now, or the connection is lost: `late` tries again
             timer.cancel()
             try:
                 parse_ack(subject, data)
@@ -257,7 +256,7 @@ class Caller:
             self._bus.forget(token)
             if reading.heard_anything or reading.end is not None:
                 return  # its worker speaks: only the acknowledgement was lost
-            if deadline.passed or attempt == STORE_ATTEMPTS:
+            if deadline.passed or attempt * self._settings.store_seconds >= self._settings.patience_seconds:
                 reading.fail(BusDown("the job queue does not answer"))
                 return
             # It may be stored already. Then this is a second message of the same call, and the record lets one run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -84,15 +85,15 @@ class Claimant:
                 return Held(await self._records.write(self._call, value, 0), value)
             except Conflict:
                 pass
-        for _ in range(TRIES):
+        for n in range(TRIES):
             try:
-                return await self._look_and_claim()
+                return await self._look_and_claim(newest=self._message.delivery == 1 or n > 0)
             except Conflict:
-                continue  # somebody was faster: what is there now?
+                await asyncio.sleep(0.02 * n)  # somebody was faster: what is there now?
         raise Stale
 
-    async def _look_and_claim(self) -> Held | Entry | None:
-        entry = await self._records.read(self._call)
+    async def _look_and_claim(self, *, newest: bool) -> Held | Entry | None:
+        entry = await self._records.read(self._call, newest=newest)
         held = entry.record if entry is not None else None
         verdict = record.claim(entry, self._message, self._attempts)
         match verdict:

@@ -221,7 +221,7 @@ class JobRun:
             task, self._task, self.held = self._task, None, None
             if task is not None:
                 task.uncancel()
-            entry = await self._records.read(self.call.id)
+            entry = await self._records.read(self.call.id, newest=True)
             if entry is None or not entry.done:
                 raise Stale from None
             # The bridge that decided the call does not know what the handler had to leave.
@@ -343,7 +343,7 @@ class JobRun:
                 revision = await self._records.write(self.call.id, value, held.epoch)
         except Conflict:
             self.held = None
-            entry = await self._records.read(self.call.id)
+            entry = await self._records.read(self.call.id, newest=True)
             if entry is None or not entry.done:
                 raise Stale from None
             await self._finish(entry, self.call.follow_up)

@@ -45,6 +45,11 @@ class MemoryBus:
         self._open = True
 
     @property
+    def connections(self) -> int:
+        """See `transport.Bus.connections`."""
+        return 1
+
+    @property
     def connected(self) -> bool:
         """See `transport.Bus.connected`."""
         return self._open and self._broker.up
@@ -134,7 +139,7 @@ class MemoryBus:
             raise StoreRefused(subject, 503, "no stream captures this subject") from None
         return parse_ack(subject, body)
 
-    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """See `transport.Bus.last`."""
         found = await self._read(stream, lambda s: s.last_of(subject))
         return Stored(found.subject, found.sequence, found.data) if found else None

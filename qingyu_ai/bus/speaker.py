@@ -100,7 +100,7 @@ class Speaker:
         Raises:
             TooLarge: the chunk is larger than a caller can receive.
             Overloaded: the call has used up its room in the log.
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         if self._broken is not None:
             raise self._broken
@@ -131,7 +131,7 @@ class Speaker:
         """Wait until there is room for another delta.
 
         Raises:
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         while self._broken is None and not self._has_room():
             await self._wait()
@@ -153,7 +153,7 @@ class Speaker:
         """Wait until everything said is stored.
 
         Raises:
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         while self._broken is None and (self._flying is not None or self._pending or self._closing is not None):
             await self._wait()
@@ -207,8 +207,8 @@ class Speaker:
             frame.worker = self._worker
         self._flying = frame.SerializeToString()
         self._flight += 1
-        self._first_sent = time.monotonic()
         self._publish()
+        self._first_sent = self._last_sent
 
     def _publish(self) -> None:
         assert self._flying is not None
@@ -251,7 +251,8 @@ class Speaker:
         if self._broken is not None:
             return
         if self._flying is not None:
-            if now - self._first_sent > s.lease_seconds:
+            # Not without another try: a process that was frozen has not read yet what was answered meanwhile.
+            if now - self._first_sent > s.patience_seconds and self._last_sent > self._first_sent:
                 self._break(BusDown("the log does not store"))
             elif now - self._last_sent > s.frame_ack_seconds:
                 self._publish()

@@ -31,8 +31,9 @@ OnFrame = Callable[[str, int, bytes], None]
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 """The header of a compare-and-set: the sequence that the last message on the subject must have (0: there is none)."""
 
-WRONG_SEQUENCE = 10071
-"""JetStream's error code for a compare-and-set that found another sequence."""
+WRONG_SEQUENCE = (10071, 10164)
+"""JetStream's error codes for a compare-and-set that found another sequence: stored already, or (only in a cluster) on its way
+to the other servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,10 @@ class Bus(Protocol):
     """Bytes of headers and payload together that one message may have."""
 
     @property
+    def connections(self) -> int:
+        """How often there was a new connection: a broker may have lost streams, and made them anew, between two of them."""
+
+    @property
     def connected(self) -> bool:
         """Whether something published now would be sent now."""
 
@@ -154,8 +159,11 @@ class Bus(Protocol):
             Disconnected, PayloadTooLarge: as `publish`.
         """
 
-    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """Read the last message on a subject (for a key-value bucket: the value of a key).
+
+        Args:
+            newest: from the stream's leader. Otherwise any copy answers, and may be a moment behind.
 
         Raises:
             ReplyTimeout, StoreRefused, Disconnected.
@@ -230,6 +238,6 @@ def parse_ack(subject: str, body: bytes) -> int:
     if error is None:
         return int(ack["seq"])
     code = error.get("err_code", 0)
-    if code == WRONG_SEQUENCE:
+    if code in WRONG_SEQUENCE:
         raise Conflict(subject)
     raise StoreRefused(subject, code, error.get("description", ""))

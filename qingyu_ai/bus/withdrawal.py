@@ -118,9 +118,9 @@ class Withdrawals:
         Returns:
             Whether it is decided now, so or otherwise.
         """
-        for _ in range(TRIES):
+        for n in range(TRIES):
             try:
-                entry = await self._records.read(call)
+                entry = await self._records.read(call, newest=n > 0)
                 if entry is not None and entry.done:
                     return True
                 end = bus_pb2.End(status=fault.status, count=shown)
@@ -128,7 +128,8 @@ class Withdrawals:
                 value = record.decided(held, held.digest if held is not None else digest, end)
                 await self._records.write(call, value, entry.revision if entry is not None else 0)
             except Conflict:
-                continue  # it was claimed, taken over or finished in between
+                await asyncio.sleep(0.02 * n)  # it was claimed, taken over or finished in between
+                continue
             except TransportError as e:
                 log.warning("call_not_withdrawn", call=call, error=str(e))
                 return False

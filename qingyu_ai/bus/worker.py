@@ -82,6 +82,8 @@ class Worker:
         self._puller: Puller | None = None
         self._clock: asyncio.Task[None] | None = None
         self._log_name = self._queue_name = ""
+        self._looked_at = 0
+        """The connection over which these were learnt."""
         self._suspects: list[JobRun] = []
         """Jobs that run alone here: the first one runs, or will once everything else is over."""
         self._room = asyncio.Condition()
@@ -208,8 +210,10 @@ class Worker:
 
     async def look_around(self) -> None:
         """Learn which log and which queue there are; to be done again after a reconnection, which may find new ones."""
+        connection = self._bus.connections
         self._log_name = await self._bus.generation(topology.LOG)
         self._queue_name = await self._bus.generation(topology.QUEUES[self.kind].stream)
+        self._looked_at = connection
 
     async def check_claims(self) -> None:
         """Stop what is no longer ours. To be done after a time in which we may have been taken for dead."""
@@ -303,8 +307,9 @@ class Worker:
             else:
                 self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
             return
-        if self._suspects:
-            delivery.nak(OCCUPIED_SECONDS)  # it was on its way when a suspect came
+        if self._suspects or self._looked_at != self._bus.connections:
+            # It was on its way when a suspect came; or we do not know yet which queue it is in.
+            delivery.nak(OCCUPIED_SECONDS)
             return
         self._start(self._run_job(run), served.route.method, self._jobs)
 

@@ -28,7 +28,7 @@ from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.settings import Bridge as BridgeSettings
 from qingyu_ai.settings import Settings
 from tests.bus.conftest import FAST, clean
-from tests.nats_process import NatsProcess
+from tests.nats_cluster import AnyNats
 from tests.waiting import eventually
 
 Metadata = tuple[tuple[str, str], ...]
@@ -129,7 +129,7 @@ def bridge_settings() -> BridgeSettings:
 
 
 @pytest.fixture
-async def bridge(nats_process: NatsProcess, bridge_settings: BridgeSettings) -> AsyncIterator[Bridge]:
+async def bridge(nats_process: AnyNats, bridge_settings: BridgeSettings) -> AsyncIterator[Bridge]:
     """A running bridge without workers."""
     settings = Settings(bus=FAST, bridge=bridge_settings, nats={"url": nats_process.url})  # type: ignore[arg-type]
     await clean(nats_process, settings.bus)

@@ -15,7 +15,7 @@ from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.system import Connect, System, close_system, open_system
-from tests.nats_process import NatsProcess
+from tests.nats_cluster import REPLICAS, AnyNats
 
 FAST = BusSettings(
     beat_seconds=0.2,
@@ -24,13 +24,15 @@ FAST = BusSettings(
     in_progress_seconds=0.3,
     frame_ack_seconds=0.3,
     store_seconds=1.0,
+    patience_seconds=2.0,
+    replicas=REPLICAS,
 )
 """The protocol's times, shortened so that a test can see a lease pass."""
 
 
-async def clean(process: NatsProcess, settings: BusSettings) -> None:
+async def clean(process: AnyNats, settings: BusSettings) -> None:
     """Give a test streams of its own on the shared server."""
-    bus = await NatsBus.open([process.url], "cleaner", on_closed=lambda: None)
+    bus = await NatsBus.open(process.servers, "cleaner", on_closed=lambda: None)
     for plan in topology.plans(settings):
         with contextlib.suppress(NotFoundError):
             await bus.jetstream.delete_stream(plan.name)
@@ -49,7 +51,7 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
     """Make connections to one broker."""
     opened: list[Bus] = []
     broker: Broker | None = None
-    process: NatsProcess | None = None
+    process: AnyNats | None = None
     if request.param == "memory":
         broker = Broker(settings)
     else:
@@ -62,7 +64,7 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
             bus = MemoryBus(broker)
         else:
             assert process is not None
-            bus = await NatsBus.open([process.url], "test", on_closed=lambda: None)
+            bus = await NatsBus.open(process.servers, "test", on_closed=lambda: None)
         opened.append(bus)
         return bus
 
