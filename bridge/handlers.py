@@ -217,6 +217,10 @@ class Edge:
             while chunks := await reading.take():
                 if resume is not None:
                     chunks = resume.trim(chunks)
+                    if chunks and began is not None:
+                        await self._caller.check_rest(reading)
+                    elif not chunks:
+                        continue
                 if began is not None:
                     metrics.first_chunk.observe(time.monotonic() - began)
                     began = None

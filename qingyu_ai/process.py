@@ -121,8 +121,6 @@ async def worker_process(
     worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata)
     serve(bus, worker)
     observe(worker)
-    bus.on_reconnect(worker.look_around)
-    bus.on_reconnect(worker.check_claims)
 
     def unready() -> str:
         return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"

@@ -151,7 +151,7 @@ class Caller:
                     return await self._join(envelope, digest, entry.record, begun=begun)
                 case Attach.ANSWER:
                     assert entry is not None
-                    return self._answer(entry, envelope, digest, begun=begun)
+                    return await self._answer(entry, envelope, digest, begun=begun)
                 case Attach.REOPEN:
                     assert entry is not None
                     self._check_room(route)
@@ -290,7 +290,7 @@ class Caller:
             raise
         return reading
 
-    def _answer(self, entry: Entry, envelope: Envelope, digest: bytes, *, begun: bool) -> Reading:
+    async def _answer(self, entry: Entry, envelope: Envelope, digest: bytes, *, begun: bool) -> Reading:
         """Answer a decided call: a unary row from the record, a stream from its log, as far as that goes."""
         end = entry.record.end
         reading = self._reading(envelope, digest, entry.record)
@@ -299,8 +299,27 @@ class Caller:
             return reading
         if begun and entry.record.restarted:
             raise Lost("its log was lost, and with it what you have of it")
+        if not end.status and entry.record.log and await self._log_now() != entry.record.log:
+            raise Lost("its log is lost")
         reading.replay(end)
         return self.readers.register(reading)
+
+    async def _log_now(self) -> str:
+        try:
+            return await self._bus.generation(topology.LOG)
+        except TransportError as e:
+            raise fault_of(e) from None
+
+    async def check_rest(self, reading: Reading) -> None:
+        """See that what a caller is about to be shown goes on with what it has: that the answer was not begun anew meanwhile.
+
+        Raises:
+            Lost: it was, because its log was lost.
+            BusDown: the record cannot be read.
+        """
+        entry = await self._read(reading.call)
+        if entry is not None and entry.record.restarted:
+            raise Lost("its log was lost, and with it what you have of it")
 
     def _reading(self, envelope: Envelope, digest: bytes, held: bus_pb2.Record | None) -> Reading:
         logs = subjects.logs_of_call(envelope.call)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from qingyu_ai.contract import bus_pb2
+from qingyu_ai.settings import Bus as BusSettings
 
 from . import record
 from .deadline import Deadline
@@ -46,7 +47,7 @@ class Claimant:
         deadline: of the call.
         message: the delivery.
         worker: the worker's token.
-        attempts: claims that may be lost before the job is put aside.
+        settings: how many claims may be lost before the job is put aside, and how long the log keeps what is said.
         alone: waits until nothing else runs here.
     """
 
@@ -57,7 +58,7 @@ class Claimant:
         deadline: Deadline,
         message: JobMessage,
         worker: str,
-        attempts: int,
+        settings: BusSettings,
         alone: Callable[[], Awaitable[None]],
     ) -> None:
         self._records = records
@@ -65,7 +66,8 @@ class Claimant:
         self._deadline = deadline
         self._message = message
         self._worker = worker
-        self._attempts = attempts
+        self._attempts = settings.attempts
+        self._log_age_seconds = settings.log_age_seconds
         self._alone = alone
 
     async def claim(self) -> Held | Entry | None:
@@ -110,7 +112,7 @@ class Claimant:
                 await self._alone()
                 if self._deadline.remaining <= 0:
                     return await self._expire(entry)
-        value = record.running(self._message, self._worker, held)
+        value = record.running(self._message, self._worker, held, self._log_age_seconds)
         epoch = await self._records.write(self._call, value, _revision(entry))
         return Held(epoch, value, entry is not None, verdict is Claim.BURY)
 

@@ -178,7 +178,7 @@ class NatsBus:
         return self._nc.client_id
 
     def on_reconnect(self, hook: Hook) -> None:
-        """Have something done after each reconnection."""
+        """See `transport.Bus.on_reconnect`."""
         self._on_reconnect.append(hook)
 
     async def _reconnected(self) -> None:

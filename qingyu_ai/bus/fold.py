@@ -4,7 +4,7 @@ A reader stands at (epoch, next). The rules, in the order in which they are aske
 
 - a frame of a lower epoch is ignored: its worker was replaced;
 - a fence of a higher epoch is taken: from here on, only that epoch speaks;
-- a first frame of an epoch (one with `base`) that does not go on where the reader stands: something is lost;
+- what an epoch says first must have a `base`, and it must be where the reader stands: otherwise something is lost;
 - data at `next` is shown, lower is a repeat, higher is a hole;
 - an end whose count is `next`, or whose status is not OK, ends the call; unless the call was reopened after it.
 """
@@ -60,8 +60,11 @@ def fold(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
         # It already says that the text is not whole, so it ends the call wherever the reader stands.
         return Position(epoch, at.next, at.reopened), Verdict.END
     # A repeat of an epoch's first frame carries `base` again; for a reader already in that epoch it is a mere repeat.
-    if (epoch > at.epoch or at.awaits_base) and frame.HasField("base") and frame.base != at.next:
-        return at, Verdict.HOLE if frame.base > at.next else Verdict.LOST
+    if (epoch > at.epoch or at.awaits_base) and said in ("data", "end"):
+        if not frame.HasField("base") or frame.base > at.next:
+            return at, Verdict.HOLE
+        if frame.base < at.next:
+            return at, Verdict.LOST
     if said == "data":
         return _data(at, frame)
     if said == "end":

@@ -19,7 +19,7 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.routes import StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
-from . import record, subjects, topology
+from . import record, topology
 from .claiming import Claimant, Held, Stale
 from .dead import DeadLetters
 from .errors import (
@@ -94,6 +94,7 @@ class JobRun:
             log_name,
             queue_name,
             envelope.reopens,
+            envelope.inbox,
         )
         self._alone = alone
         self.call = Call.of(envelope)
@@ -178,7 +179,7 @@ class JobRun:
             self.call.deadline,
             self._message,
             self._station.worker,
-            self._settings.attempts,
+            self._settings,
             lambda: self._alone(self),
         )
         claimed = await claimant.claim()
@@ -193,7 +194,7 @@ class JobRun:
         self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus,
-            self._envelope.inbox,
+            held.record.inbox or self._envelope.inbox,
             held.epoch,
             self._station.worker,
             self._served.shape,
@@ -225,7 +226,7 @@ class JobRun:
             if entry is None or not entry.done:
                 raise Stale from None
             # The bridge that decided the call does not know what the handler had to leave.
-            await self._finish(entry, self.call.follow_up)
+            await self._finish(entry, self._left(entry))
             return Cancelled()
         finally:
             self._task = None
@@ -249,10 +250,9 @@ class JobRun:
         fence = await speaker.fence()
         at, sequence = Position(reopened=self.held.record.reopened), 1
         said: list[bytes] = []
-        # Not only this message's inbox: a call that was reopened, or whose queue was lost, has a log for each message.
-        logs = subjects.logs_of_call(self.call.id)
+        inbox = self.held.record.inbox or self._envelope.inbox
         while sequence < fence:
-            stored = await self._bus.next(topology.LOG, logs, sequence, timeout=self._settings.store_seconds)
+            stored = await self._bus.next(topology.LOG, inbox, sequence, timeout=self._settings.store_seconds)
             if stored is None:
                 raise TransportError("the log's replica lags behind the fence")
             if stored.sequence >= fence:
@@ -264,6 +264,9 @@ class JobRun:
             if verdict is Verdict.SHOW:
                 said.extend(frame.data.chunk)
             sequence = stored.sequence + 1
+        if await self._bus.generation(topology.LOG) != self._message.log:
+            # Lost between the claim and the fence. The next claim knows it from the record.
+            raise TransportError("the log was made anew")
         speaker.start_at(at.next)
         parts = self._served.parts
         if said and parts is not None:
@@ -346,7 +349,7 @@ class JobRun:
             entry = await self._records.read(self.call.id, newest=True)
             if entry is None or not entry.done:
                 raise Stale from None
-            await self._finish(entry, self.call.follow_up)
+            await self._finish(entry, self._left(entry))
             return fault
         self.held = None
         if not speaker.broken:
@@ -354,6 +357,12 @@ class JobRun:
         await self._follow_up(value.follow_up, revision)
         self._delivery.ack()
         return fault
+
+    def _left(self, entry: Entry) -> bytes:
+        """What this run's handler left, if the call was decided while it was this run's: nobody was shown what others said."""
+        held = entry.record
+        mine = (held.job_seq, held.delivery) == (self._message.sequence, self._message.delivery)
+        return self.call.follow_up if mine else b""
 
     async def _finish(self, entry: Entry, left: bytes = b"") -> None:
         """Whoever finds a decided call finishes what remains of it."""

@@ -18,6 +18,7 @@ from .transport import (
     EXPECT,
     Delivery,
     Headers,
+    Hook,
     OnFrame,
     OnMessage,
     OnReply,
@@ -43,6 +44,9 @@ class MemoryBus:
         self._own = Interest(broker, f"{self.inbox}.*", "", self._on_inbox)
         broker.interests.add(self._own)
         self._open = True
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """See `transport.Bus.on_reconnect`. Its connection is never another one."""
 
     @property
     def connections(self) -> int:

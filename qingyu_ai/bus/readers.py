@@ -96,6 +96,7 @@ class Readers:
 
     def register(self, reading: Reading) -> Reading:
         """Read a call from now on."""
+        reading.log = self.gauge.generations.get(topology.LOG, "")
         self._open.setdefault(reading.call, set()).add(reading)
         self._began[reading] = reading.began
         return reading

@@ -83,6 +83,8 @@ class Reading:
         """That consumer, once it is there."""
         self.queue = ""
         """The stream in which its job was stored; empty: another request stored it."""
+        self.log = ""
+        """Which log there was when it began to read; empty: not known."""
         self.began = time.time()
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ again. The epoch is the revision that the claim was given. See the table in docs
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -51,6 +52,8 @@ class JobMessage:
     """Which queue the message is in."""
     reopens: int = 0
     """The revision of the decision that this message is to reopen; 0: none, it is the call's first."""
+    inbox: str = ""
+    """Where its reader listens."""
 
 
 class Claim(Enum):
@@ -145,12 +148,18 @@ def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") ->
     return Attach.STORE if other_queue(held, queue) else Attach.FOLLOW
 
 
-def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = None) -> bus_pb2.Record:
+def running(
+    job: JobMessage,
+    worker: str = "",
+    before: bus_pb2.Record | None = None,
+    log_age_seconds: float = math.inf,
+) -> bus_pb2.Record:
     """The record of a claimed call.
 
     Args:
         worker: the claimant's token.
         before: what the claim replaces: REOPENED, or RUN of a worker that is lost.
+        log_age_seconds: how long the log keeps what is said.
     """
     value = bus_pb2.Record(
         state=RUN,
@@ -159,13 +168,17 @@ def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = N
         digest=job.digest,
         log=job.log,
         queue=job.queue,
+        inbox=job.inbox,
         at_ms=now_ms(),
     )
     if before is not None:
         value.reopened = before.reopened
         value.reopenings = before.reopenings
-        value.restarted = before.restarted or bool(before.log and job.log and before.log != job.log)
-        value.claims.extend(before.claims[1 - CLAIMS_KEPT :])
+        value.inbox = before.inbox or job.inbox
+        other_log = bool(before.log and job.log and before.log != job.log)
+        too_old = bool(before.claims) and value.at_ms - before.claims[0].at_ms > log_age_seconds * 1000
+        value.restarted = before.restarted or other_log or too_old
+        value.claims.extend([*before.claims[:1], *before.claims[1:][2 - CLAIMS_KEPT :]])
         value.deaths = deaths(before)
     value.claims.add(worker=worker, delivery=job.delivery, at_ms=value.at_ms)
     return value

@@ -62,7 +62,7 @@ class Silence:
             reading.heard = now
             await self._read_apart(reading)
         elif entry.done:
-            self._end_from_record(reading, held.end)
+            self._end_from_record(reading, held)
         elif record.other_queue(held, queue):
             # Its job is lost with its queue, and its worker is silent: nobody will go on, unless it is asked for again.
             lost = Lost("its log and its job are gone") if reading.position.next else BusDown("it lost the job")
@@ -86,8 +86,13 @@ class Silence:
             reading.fail(BusDown("it lost the job"))
 
     @staticmethod
-    def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
-        if end.HasField("answer") or end.status or end.count == reading.position.next:
+    def _end_from_record(reading: Reading, held: bus_pb2.Record) -> None:
+        end, shown = held.end, reading.position.next
+        if end.HasField("answer") or end.status:
+            reading.finish(end)
+        elif shown and held.log and reading.log and held.log != reading.log:
+            reading.fail(Lost("it was begun anew in another log"))  # as many deltas, perhaps, but others
+        elif end.count == shown:
             reading.finish(end)
         else:
             reading.look_again()

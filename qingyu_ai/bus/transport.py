@@ -24,6 +24,9 @@ OnMessage = Callable[[str, str, bytes, Headers | None], None]
 OnReply = Callable[[bytes, Headers | None], None]
 """(data, headers) of a reply. A request that nobody listens to is answered with the header `Status: 503`."""
 
+Hook = Callable[[], Awaitable[None]]
+"""Done after a reconnection."""
+
 OnFrame = Callable[[str, int, bytes], None]
 """(subject, stream sequence, data) of a stored message."""
 
@@ -108,6 +111,9 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool:
         """Whether something published now would be sent now."""
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """Have something done after each new connection but the first."""
 
     def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """Send and forget.
@@ -214,9 +220,6 @@ class Usage:
     """When the stream was made."""
     generation: str = ""
     """See `Bus.generation`."""
-
-
-Hook = Callable[[], Awaitable[None]]
 
 
 def expecting(sequence: int) -> bytes:

@@ -43,6 +43,9 @@ TICK = 0.25
 MAX_ATTEMPTS_UNREADABLE = 5
 """Deliveries after which a job with unreadable headers is given up."""
 
+LOOK_SECONDS = 1.0
+"""Between two looks at which log and which queue there are."""
+
 OCCUPIED_SECONDS = 0.25
 """Until a job is delivered again that came to a worker which runs another one alone."""
 
@@ -204,6 +207,7 @@ class Worker:
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
             await self.look_around()
+            self._bus.on_reconnect(self._return)
             self._puller = await self._bus.pull(topology.QUEUES[self.kind], self._free, self._on_job)
         await self._announcement.start()
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
@@ -214,6 +218,11 @@ class Worker:
         self._log_name = await self._bus.generation(topology.LOG)
         self._queue_name = await self._bus.generation(topology.QUEUES[self.kind].stream)
         self._looked_at = connection
+
+    async def _return(self) -> None:
+        """There is a new connection. What ran meanwhile may have been given to somebody else."""
+        await self.look_around()
+        await self.check_claims()
 
     async def check_claims(self) -> None:
         """Stop what is no longer ours. To be done after a time in which we may have been taken for dead."""
@@ -268,7 +277,7 @@ class Worker:
         return task
 
     async def _keep_time(self) -> None:
-        held = last = time.monotonic()
+        held = last = looked = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             now, before = time.monotonic(), last
@@ -277,6 +286,9 @@ class Worker:
                 # The process was frozen for so long that its jobs may be elsewhere. Their models must not go on.
                 log.warning("worker_was_frozen", worker=self.kind, seconds=round(now - before, 1))
                 self._keep(self.check_claims())
+            if self._puller is not None and now - looked >= LOOK_SECONDS and self._bus.connected:
+                looked = now
+                self._keep(self._look_again())
             for run in list(self._runs):
                 run.tick(now)
             if now - held >= self._settings.in_progress_seconds:
@@ -364,6 +376,13 @@ class Worker:
         task = asyncio.get_running_loop().create_task(work)
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
+
+    async def _look_again(self) -> None:
+        """A stream may be lost and made anew also without a reconnection: its server is perhaps not ours."""
+        try:
+            await self.look_around()
+        except TransportError as e:
+            log.debug("streams_not_seen", error=str(e))
 
     async def _tell_room(self) -> None:
         async with self._room:
