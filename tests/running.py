@@ -177,10 +177,10 @@ class Running:
 class RunningBridge(Running):
     """A bridge process. It keeps its ports when it is started again."""
 
-    def __init__(self, name: str, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, module: str = "bridge") -> None:
         self.port, self.metrics_port = free_port(), free_port()
         ports = {"QINGYU_BRIDGE__PORT": str(self.port), "QINGYU_BRIDGE__METRICS_PORT": str(self.metrics_port)}
-        super().__init__(name, "bridge", {**env, **ports}, folder)
+        super().__init__(name, module, {**env, **ports}, folder)
 
     @property
     def target(self) -> str:
@@ -223,6 +223,7 @@ class System:
         bridges: how many.
         expected_workers: the kinds without which HealthCheck says `unhealthy`; None: those of `workers`.
         settings: more environment variables for all processes, by their full names.
+        bridge_module: what the bridges run.
     """
 
     def __init__(
@@ -231,7 +232,9 @@ class System:
         bridges: int = 1,
         expected_workers: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
+        bridge_module: str = "bridge",
     ) -> None:
+        self._bridge_module = bridge_module
         self._first_workers = [worker(w) if isinstance(w, str) else w for w in workers]
         self._first_bridges = bridges
         kinds = [w.kind for w in self._first_workers] if expected_workers is None else expected_workers
@@ -277,7 +280,8 @@ class System:
 
     def add_bridge(self) -> RunningBridge:
         """Start one more bridge process, on its own port."""
-        process = RunningBridge(f"bridge-{len(self.bridges) + 1}", self.env, Path(self._folder.name))
+        name = f"bridge-{len(self.bridges) + 1}"
+        process = RunningBridge(name, self.env, Path(self._folder.name), self._bridge_module)
         self.bridges.append(process)
         process.start()
         return process

@@ -1,0 +1,33 @@
+"""The guards of the product that a negative control removes, one at a time, in a process of its own (`broken`).
+
+Each function takes one guard away and leaves the rest. None of them is ever called in a process that tests run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.resume import Chunk, Resume
+from services.llm.seam import Seam
+
+
+def seam() -> None:
+    """A rest is joined as it comes, with what it repeats."""
+    Seam.closed = property(lambda self: True)  # type: ignore[method-assign, assignment]
+
+
+def resume() -> None:
+    """A stream that is read again is read whole, whatever its caller has."""
+
+    def trim(self: Resume, chunks: list[Chunk]) -> list[Chunk]:
+        self._left = 0
+        return list(chunks)
+
+    Resume.trim = trim  # type: ignore[method-assign, assignment]
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    "seam": seam,
+    "resume": resume,
+}
+"""By the name that `Control.guard` and FAULTS_WITHOUT have."""

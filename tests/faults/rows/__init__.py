@@ -1,0 +1,14 @@
+"""The rows of the fault suite, in the order in which they are run. A new one is a file here and a line in `ROWS`."""
+
+from __future__ import annotations
+
+from tests.faults.report import Row
+
+from . import worker_streams
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        worker_streams.ROW,
+    )
+}  # fmt: skip
