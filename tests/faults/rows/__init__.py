@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import worker_streams
+from . import both, bridge_streams, worker_streams
 
 ROWS: dict[str, Row] = {
     row.name: row
     for row in (
         worker_streams.ROW,
+        bridge_streams.ROW,
+        both.ROW,
     )
 }  # fmt: skip
