@@ -1,4 +1,4 @@
-"""The guards of the product that a negative control removes, one at a time, in a process of its own (`broken`).
+"""The guards of the product that a negative control removes, one at a time, in a process of its own (`patched`).
 
 Each function takes one guard away and leaves the rest. None of them is ever called in a process that tests run in.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.resume import Chunk, Resume
+from services.chat import session as sessions
+from services.chat.session import Session, Turn
 from services.llm.seam import Seam
 
 
@@ -26,8 +28,20 @@ def resume() -> None:
     Resume.trim = trim  # type: ignore[method-assign, assignment]
 
 
+def applied() -> None:
+    """A session does not look whether a turn is stored already."""
+    leave = sessions.leave
+
+    def forgetful(session: Session, call: str, turn: Turn | None, max_messages: int, max_bytes: int) -> Session:
+        forgotten = session.model_copy(update={"applied": []})
+        return leave(forgotten, call, turn, max_messages, max_bytes)
+
+    sessions.leave = forgetful
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
+    "applied": applied,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from tests.e2e.callers import FAST
 from tests.running import System, Worker
 
-from .broken import PROCESS, WITHOUT
 from .clients import Client, connected
 from .ledger import Attempt, wrongs
+from .patched import PROCESS, WITHOUT
 from .report import Outcome, Run
 from .tokens import Ask
 from .upstream import PREFIX, RESTART
@@ -20,7 +20,7 @@ from .upstream_process import Model
 
 CHAT = Worker("services.chat", "chat")
 
-BROKEN = "tests.faults.broken"
+PATCHED = "tests.faults.patched"
 
 IN_THE_BRIDGE = frozenset(("resume",))
 """Guards that a bridge has; the others are a worker's."""
@@ -74,6 +74,11 @@ class Rig:
                     await self.check(outcome, fresh)
 
 
+def patched(**env: str) -> Worker:
+    """A chat worker with changes; see `patched`."""
+    return Worker(PATCHED, CHAT.kind, {PROCESS: CHAT.kind, **env})
+
+
 @contextmanager
 def rig(
     run: Run, *, workers: int = 2, bridges: int = 1, settings: Mapping[str, str] | None = None, chat: Worker = CHAT
@@ -82,9 +87,9 @@ def rig(
     bridge = "bridge"
     settings = {**FAST, **(settings or {})}
     if run.without in IN_THE_BRIDGE:
-        bridge, settings = BROKEN, {**settings, PROCESS: "bridge", WITHOUT: run.without}
+        bridge, settings = PATCHED, {**settings, PROCESS: "bridge", WITHOUT: run.without}
     elif run.without:
-        chat = Worker(BROKEN, chat.kind, {**chat.env, PROCESS: "chat", WITHOUT: run.without})
+        chat = Worker(PATCHED, chat.kind, {**chat.env, PROCESS: "chat", WITHOUT: run.without})
     with (
         Model() as model,
         System(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import both, bridge_streams, worker_streams
+from . import both, bridge_streams, worker_jobs, worker_streams
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -12,5 +12,6 @@ ROWS: dict[str, Row] = {
         worker_streams.ROW,
         bridge_streams.ROW,
         both.ROW,
+        worker_jobs.ROW,
     )
 }  # fmt: skip
