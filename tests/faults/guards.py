@@ -6,8 +6,12 @@ Each function takes one guard away and leaves the rest. None of them is ever cal
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from bridge.resume import Chunk, Resume
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.job import JobRun
+from qingyu_ai.bus.worker import Worker
 from services.chat import session as sessions
 from services.chat.session import Session, Turn
 from services.llm.seam import Seam
@@ -39,9 +43,26 @@ def applied() -> None:
     sessions.leave = forgetful
 
 
+def cancel() -> None:
+    """A worker does not hear that a call is cancelled."""
+    Worker._on_cancel = lambda self, subject, reply, data, headers: None  # type: ignore[method-assign]
+
+
+def expiry() -> None:
+    """A worker runs jobs whose deadline has passed."""
+
+    async def run_it_all_the_same(self: JobRun) -> Any:
+        self.call.deadline = Deadline.after(60)
+        return await self._claim()
+
+    JobRun._expire = run_it_all_the_same  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
     "applied": applied,
+    "cancel": cancel,
+    "expiry": expiry,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

@@ -1,8 +1,8 @@
 """A process of the system with changes to it: `python -m tests.faults.patched`.
 
 FAULTS_PROCESS is `chat` or `bridge`. FAULTS_WITHOUT names a guard that is removed (`guards`), FAULTS_STOP_AT a step of a job's
-completion at which the process stops itself once (`steps`), FAULTS_STRETCH the seconds that each step takes longer. What is
-not set changes nothing.
+completion at which the process stops itself once (`steps`), FAULTS_STRETCH the seconds that each step takes longer, and with
+FAULTS_INSIDES it tells what it holds (`insides`). What is not set changes nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import bridge.__main__
 import services.chat.__main__
 from qingyu_ai.process import run
 
-from . import steps
+from . import insides, steps
 from .guards import GUARDS
 
 PROCESS = "FAULTS_PROCESS"
 WITHOUT = "FAULTS_WITHOUT"
 STOP_AT = "FAULTS_STOP_AT"
 STRETCH = "FAULTS_STRETCH"
+INSIDES = "FAULTS_INSIDES"
 
 MAINS = {"chat": services.chat.__main__.main, "bridge": bridge.__main__.main}
 
@@ -29,4 +30,6 @@ if __name__ == "__main__":
         GUARDS[guard]()
     if STOP_AT in os.environ or STRETCH in os.environ:
         steps.install(os.environ.get(STOP_AT, ""), float(os.environ.get(STRETCH, "0")))
+    if INSIDES in os.environ:
+        insides.install()
     run(kind, MAINS[kind])

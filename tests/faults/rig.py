@@ -12,7 +12,7 @@ from tests.running import System, Worker
 
 from .clients import Client, connected
 from .ledger import Attempt, wrongs
-from .patched import PROCESS, WITHOUT
+from .patched import INSIDES, PROCESS, WITHOUT
 from .report import Outcome, Run
 from .tokens import Ask
 from .upstream import PREFIX, RESTART
@@ -81,15 +81,29 @@ def patched(**env: str) -> Worker:
 
 @contextmanager
 def rig(
-    run: Run, *, workers: int = 2, bridges: int = 1, settings: Mapping[str, str] | None = None, chat: Worker = CHAT
+    run: Run,
+    *,
+    workers: int = 2,
+    bridges: int = 1,
+    settings: Mapping[str, str] | None = None,
+    chat: Worker = CHAT,
+    tells: bool = False,
 ) -> Iterator[Rig]:
-    """Run a system, without the guard that the run is to do without."""
-    bridge = "bridge"
+    """Run a system, without the guard that the run is to do without.
+
+    Args:
+        tells: bridges and workers tell what they hold (`insides`).
+    """
     settings = {**FAST, **(settings or {})}
-    if run.without in IN_THE_BRIDGE:
-        bridge, settings = PATCHED, {**settings, PROCESS: "bridge", WITHOUT: run.without}
-    elif run.without:
-        chat = Worker(PATCHED, chat.kind, {**chat.env, PROCESS: "chat", WITHOUT: run.without})
+    bridge, in_bridge, in_worker = "bridge", {}, {}
+    if tells:
+        in_bridge[INSIDES] = in_worker[INSIDES] = "1"
+    if run.without:
+        (in_bridge if run.without in IN_THE_BRIDGE else in_worker)[WITHOUT] = run.without
+    if in_bridge:
+        bridge, settings = PATCHED, {**settings, PROCESS: "bridge", **in_bridge}
+    if in_worker:
+        chat = patched(**{**chat.env, **in_worker})
     with (
         Model() as model,
         System(

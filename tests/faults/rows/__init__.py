@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import both, bridge_streams, worker_jobs, worker_streams
+from . import both, bridge_streams, cancel, deadline, worker_jobs, worker_streams
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -13,5 +13,7 @@ ROWS: dict[str, Row] = {
         bridge_streams.ROW,
         both.ROW,
         worker_jobs.ROW,
+        cancel.ROW,
+        deadline.ROW,
     )
 }  # fmt: skip
