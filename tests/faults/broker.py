@@ -48,6 +48,10 @@ class Broker:
         """Chat jobs that are queued or held."""
         return (await self.js.stream_info(QUEUE)).state.messages
 
+    async def no_jobs(self) -> bool:
+        """Whether none is."""
+        return await self.open_jobs() == 0
+
     async def consumers(self, stream: str = topology.LOG) -> int:
         """Consumers of a stream."""
         return (await self.js.stream_info(stream)).state.consumer_count

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.resume import Chunk, Resume
+from qingyu_ai.bus import reading
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.job import JobRun
+from qingyu_ai.bus.speaker import Speaker
 from qingyu_ai.bus.worker import Worker
+from qingyu_ai.contract import bus_pb2
 from services.chat import session as sessions
 from services.chat.session import Session, Turn
 from services.llm.seam import Seam
@@ -58,11 +62,34 @@ def expiry() -> None:
     JobRun._expire = run_it_all_the_same  # type: ignore[method-assign]
 
 
+def resend() -> None:
+    """A frame that was not acknowledged is not sent again."""
+    publish = Speaker._publish
+
+    def publish_once(self: Speaker) -> None:
+        if not self._flight_tokens:
+            publish(self)
+
+    Speaker._publish = publish_once  # type: ignore[method-assign]
+
+
+def epochs() -> None:
+    """A reader takes what any worker says, also one that was replaced."""
+
+    def fold_any(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
+        after, verdict = fold(Position(min(at.epoch, frame.epoch), at.next), frame)
+        return Position(max(at.epoch, after.epoch), after.next), verdict
+
+    reading.fold = fold_any  # type: ignore[attr-defined]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
     "applied": applied,
     "cancel": cancel,
     "expiry": expiry,
+    "resend": resend,
+    "epochs": epochs,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

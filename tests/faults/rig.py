@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tests.e2e.callers import FAST
-from tests.running import System, Worker
+from tests.running import Running, System, Worker
 
 from .clients import Client, connected
 from .ledger import Attempt, wrongs
@@ -22,7 +22,7 @@ CHAT = Worker("services.chat", "chat")
 
 PATCHED = "tests.faults.patched"
 
-IN_THE_BRIDGE = frozenset(("resume",))
+IN_THE_BRIDGE = frozenset(("resume", "epochs"))
 """Guards that a bridge has; the others are a worker's."""
 
 HEAL_SECONDS = 10.0
@@ -32,19 +32,20 @@ HEAL_SECONDS = 10.0
 class Rig:
     """What a row works with."""
 
-    def __init__(self, system: System, model: Model, run: Run) -> None:
+    def __init__(self, system: System, model: Model, run: Run, chat: Worker) -> None:
         self.system = system
+        self._chat = chat
         self.model = model
         self.random = run.random
         self._names = itertools.count(1)
 
-    def name(self) -> str:
-        """A new name for a call."""
-        return f"沈{next(self._names)}"
-
     def ask(self, tokens: int, per_second: float, think: float = 0.0) -> Ask:
-        """A new question."""
-        return Ask(self.name(), tokens, per_second, think)
+        """A new question, with a new name."""
+        return Ask(f"沈{next(self._names)}", tokens, per_second, think)
+
+    def add_worker(self, **env: str) -> Running:
+        """Start one more worker, like the first ones but for these variables."""
+        return self.system.add_worker(Worker(self._chat.module, self._chat.kind, {**self._chat.env, **env}))
 
     def either(self) -> str:
         """One of the two ways of going on, by chance."""
@@ -110,4 +111,4 @@ def rig(
             *[chat] * workers, bridges=bridges, settings={**settings, **model.settings}, bridge_module=bridge
         ) as system,
     ):
-        yield Rig(system, model, run)
+        yield Rig(system, model, run, chat)

@@ -61,7 +61,7 @@ async def _round(it: Rig, stub: Stub, broker: Broker, outcome: Outcome, closed: 
     it.model.forget()
     at_claim = [Client(it.ask(200, 25, think=0.2)) for _ in range(AT_CLAIM)]
     cancelled_at = await _cancelled(at_claim, [it.random.uniform(0, 0.03) for _ in at_claim], stub)
-    await eventually(lambda: _no_jobs(broker))
+    await eventually(broker.no_jobs)
 
     silent = [Client(it.ask(10, 25, think=60)) for _ in range(SLOTS // 2)]
     speaking = [Client(it.ask(2000, 25)) for _ in range(SLOTS // 2)]
@@ -76,7 +76,7 @@ async def _round(it: Rig, stub: Stub, broker: Broker, outcome: Outcome, closed: 
     moments = [it.random.uniform(0, 0.6) for _ in running]
     cancelled_at |= await _cancelled(running, moments, stub, reading)
     try:
-        await eventually(lambda: _no_jobs(broker), timeout=5)
+        await eventually(broker.no_jobs, timeout=5)
         await eventually(lambda: _all_closed(it), timeout=5)
     except AssertionError:
         pass  # what is left open is found below
@@ -124,10 +124,6 @@ async def _cancelled(
     await asyncio.gather(*(give_up(client, moment) for client, moment in zip(clients, moments, strict=True)))
     await asyncio.gather(*tasks)
     return at
-
-
-async def _no_jobs(broker: Broker) -> bool:
-    return await broker.open_jobs() == 0
 
 
 async def _all_asked(it: Rig, clients: Sequence[Client]) -> bool:

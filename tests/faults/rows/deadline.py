@@ -39,7 +39,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         await _over_work(it, run.dose - 2 * waiting, outcome)
         await _in_the_queue(it, waiting, broker, outcome, bridge_dies=False)
         await _in_the_queue(it, waiting, broker, outcome, bridge_dies=True)
-        await eventually(lambda: _no_jobs(broker), timeout=15)
+        await eventually(broker.no_jobs, timeout=15)
     outcome.counts["calls"] = run.dose
     await it.check_heals(outcome)
 
@@ -91,17 +91,13 @@ async def _in_the_queue(it: Rig, dose: int, broker: Broker, outcome: Outcome, *,
     if bridge_dies:
         bridge.start()
         await asyncio.to_thread(it.system.wait_ready)
-    await eventually(lambda: _no_jobs(broker), timeout=15)
+    await eventually(broker.no_jobs, timeout=15)
     ledger = await it.check(outcome, clients)
     begun = [client.ask.call for client in clients if ledger[client.ask.call]]
     expected = grpc.StatusCode.UNAVAILABLE if bridge_dies else grpc.StatusCode.DEADLINE_EXCEEDED
     for client in clients:
         outcome.check(client.failure is not None and client.failure.code is expected, f"{client!r} in the queue")
     outcome.expect(f"expired and begun{' without a bridge' if bridge_dies else ''}", len(begun), 0)
-
-
-async def _no_jobs(broker: Broker) -> bool:
-    return await broker.open_jobs() == 0
 
 
 async def _has_jobs(broker: Broker, at_least: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from tests.faults.broker import Broker, check_sessions, observed
+from tests.faults.broker import check_sessions, observed
 from tests.faults.clients import Client, Stub, connected
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, patched, rig
@@ -62,7 +62,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         outcome.expect("lost", len(lost), 0)
         outcome.wrong += [repr(client) for client in lost]
         try:
-            await eventually(lambda: _no_jobs(broker), timeout=15)
+            await eventually(broker.no_jobs, timeout=15)
         except AssertionError:
             outcome.wrong.append(f"stuck: {await broker.open_jobs()} jobs are in the queue still")
         await check_sessions(broker, jobs, outcome)
@@ -70,10 +70,6 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
     outcome.counts["run again"] = sum(len(ledger[client.ask.call]) - 1 for client in jobs)
     outcome.time("job", (client.ended_at - client.began_at for client in jobs), part=0.99)
     await it.check_heals(outcome)
-
-
-async def _no_jobs(broker: Broker) -> bool:
-    return await broker.open_jobs() == 0
 
 
 async def _talk(room: asyncio.Semaphore, stub: Stub, session: list[Client], refused: Counter[str]) -> None:
