@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.resume import Chunk, Resume
-from qingyu_ai.bus import reading
+from qingyu_ai.bus import reading, record, topology
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.job import JobRun
+from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import bus_pb2
@@ -83,6 +84,28 @@ def epochs() -> None:
     reading.fold = fold_any  # type: ignore[attr-defined]
 
 
+def fence() -> None:
+    """A worker that takes over does not close the log to the one before."""
+
+    async def look_at_the_end(self: Speaker) -> int:
+        last = await self._bus.last(topology.LOG, self._inbox, timeout=2)
+        return last.sequence + 1 if last else 1
+
+    Speaker.fence = look_at_the_end  # type: ignore[method-assign]
+
+
+def compare() -> None:
+    """A worker commits whatever the record says by now."""
+    write = Records.write
+
+    async def write_over(self: Records, call: str, value: bus_pb2.Record, expect: int) -> int:
+        if value.state == record.DONE:
+            return await self._bus.store(topology.call_key(call), value.SerializeToString(), timeout=2)
+        return await write(self, call, value, expect)
+
+    Records.write = write_over  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -91,5 +114,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "expiry": expiry,
     "resend": resend,
     "epochs": epochs,
+    "fence": fence,
+    "compare": compare,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

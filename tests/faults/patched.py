@@ -1,8 +1,11 @@
 """A process of the system with changes to it: `python -m tests.faults.patched`.
 
-FAULTS_PROCESS is `chat` or `bridge`. FAULTS_WITHOUT names a guard that is removed (`guards`), FAULTS_STOP_AT a step of a job's
-completion at which the process stops itself once (`steps`), FAULTS_STRETCH the seconds that each step takes longer, and with
-FAULTS_INSIDES it tells what it holds (`insides`). What is not set changes nothing.
+FAULTS_PROCESS is `chat` or `bridge`. What of the others is not set changes nothing:
+
+FAULTS_WITHOUT    the guard that is removed (`guards`)
+FAULTS_STOP_AT    the step of a job's completion at which the process stops itself when it is told to (`steps`)
+FAULTS_STRETCH    seconds that each of these steps takes longer
+FAULTS_INSIDES    the process tells what it holds (`insides`)
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.running import SystemBroken
+
 MOST_SHOWN = 8
 """Findings of a row that are printed."""
 
@@ -97,7 +99,7 @@ class Row:
     full: int
     short: int
     """The doses; 0 as the short one: the row has no short form."""
-    run: Callable[[Run], Outcome]
+    run: Callable[[Run, Outcome], None]
     controls: tuple[Control, ...] = ()
 
 
@@ -126,8 +128,11 @@ def _listed(values: Mapping[str, float], shown: Callable[[float], str]) -> str:
 
 def carried_out(row: Row, run: Run) -> Outcome:
     """Run a row, and print its line."""
-    began = time.monotonic()
-    outcome = row.run(run)
+    outcome, began = Outcome(), time.monotonic()
+    try:
+        row.run(run, outcome)
+    except (AssertionError, SystemBroken) as e:
+        outcome.wrong.append(str(e))  # what was found until then is told, too
     sys.stdout.write(told(row.name, run, outcome, time.monotonic() - began) + "\n")
     sys.stdout.flush()
     return outcome

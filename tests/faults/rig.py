@@ -45,7 +45,8 @@ class Rig:
 
     def add_worker(self, **env: str) -> Running:
         """Start one more worker, like the first ones but for these variables."""
-        return self.system.add_worker(Worker(self._chat.module, self._chat.kind, {**self._chat.env, **env}))
+        module = PATCHED if any(name.startswith("FAULTS_") for name in env) else self._chat.module
+        return self.system.add_worker(Worker(module, CHAT.kind, {PROCESS: CHAT.kind, **self._chat.env, **env}))
 
     def either(self) -> str:
         """One of the two ways of going on, by chance."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from types import FrameType
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -40,22 +41,31 @@ ACK: Final = "ack"
 
 STEPS: Final = (CLAIM_ACK, LAST_FRAME_ACK, COMMIT, COMMIT_ACK, END, FOLLOW_UP, ACK)
 
+ARM: Final = signal.SIGUSR1
+"""Has a process stop itself at its step, once."""
+
 
 def install(stop_at: str, stretch: float) -> None:
     """Change this process.
 
     Args:
-        stop_at: the step at which it stops itself, the first time that a job is there; empty: none.
+        stop_at: the step at which it stops itself once it is armed (by the signal ARM), when the next job is there; empty: none.
         stretch: seconds that each step takes longer, so that what ends the process at random ends it there often.
     """
-    stopped = False
+    armed = False
+
+    def arm(number: int, frame: FrameType | None) -> None:
+        nonlocal armed
+        armed = True
+
+    signal.signal(ARM, arm)
 
     async def reach(step: str) -> None:
-        nonlocal stopped
+        nonlocal armed
         if stretch:
             await asyncio.sleep(stretch)
-        if step == stop_at and not stopped:
-            stopped = True
+        if step == stop_at and armed:
+            armed = False
             os.kill(os.getpid(), signal.SIGSTOP)
 
     store, handle, commit = NatsBus.store, JobRun._handle, JobRun._commit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import both, bridge_streams, cancel, deadline, frames, worker_jobs, worker_streams
+from . import both, bridge_streams, cancel, deadline, frames, freeze, worker_jobs, worker_streams
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -16,5 +16,6 @@ ROWS: dict[str, Row] = {
         cancel.ROW,
         deadline.ROW,
         frames.ROW,
+        freeze.ROW,
     )
 }  # fmt: skip

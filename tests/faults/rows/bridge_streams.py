@@ -24,12 +24,10 @@ WINDOW = 32
 SETTINGS = {"QINGYU_BUS__WINDOW_FRAMES": str(WINDOW)}
 
 
-def run(run: Run, *, worker_too: bool = False) -> Outcome:
+def run(run: Run, outcome: Outcome, *, worker_too: bool = False) -> None:
     """Kill bridges in turn, until as many streams as the dose were interrupted."""
-    outcome = Outcome()
     with rig(run, workers=2 if worker_too else 1, bridges=2, settings=SETTINGS) as it:
         asyncio.run(_run(it, run, outcome, worker_too))
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome, worker_too: bool) -> None:

@@ -26,12 +26,10 @@ CLOSED_SECONDS = 0.25
 """The p99 from a cancel to the end of the connection to the model."""
 
 
-def run(run: Run) -> Outcome:
+def run(run: Run, outcome: Outcome) -> None:
     """Cancel as many calls as the dose, in rounds."""
-    outcome = Outcome()
     with rig(run, workers=1, settings={"QINGYU_CHAT__SLOTS": str(SLOTS)}, tells=True) as it:
         asyncio.run(_run(it, run, outcome))
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome) -> None:

@@ -25,12 +25,10 @@ CLOSED_SECONDS = 0.25
 """From a deadline to the end of the connection to the model."""
 
 
-def run(run: Run) -> Outcome:
+def run(run: Run, outcome: Outcome) -> None:
     """Let as many deadlines pass as the dose."""
-    outcome = Outcome()
     with rig(run, workers=1) as it:
         asyncio.run(_run(it, run, outcome))
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome) -> None:

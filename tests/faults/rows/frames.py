@@ -165,9 +165,8 @@ class Disturbance:
         return True
 
 
-def run(run: Run) -> Outcome:
+def run(run: Run, outcome: Outcome) -> None:
     """Disturb as many streams as the dose."""
-    outcome = Outcome()
     rule = Disturbance(run.random)
     with NatsProxy(rule) as proxy, rig(run, workers=0, settings=SETTINGS) as it:
         proxy.to = it.system.nats.port
@@ -178,7 +177,6 @@ def run(run: Run) -> Outcome:
     outcome.counts |= rule.counts
     for happened in ("frames behind a fence", "ends lost", "acks lost", "frames late"):
         outcome.check(rule.counts[happened] > 0, f"{happened}: never happened")
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome) -> None:

@@ -32,12 +32,10 @@ STRETCH = "0.05"
 TIMEOUT = 120.0
 
 
-def run(run: Run) -> Outcome:
+def run(run: Run, outcome: Outcome) -> None:
     """Run the dose as jobs; a kill for each 25 of them (a short run: for each 18)."""
-    outcome = Outcome()
     with rig(run, workers=WORKERS, chat=patched(FAULTS_STRETCH=STRETCH)) as it:
         asyncio.run(_run(it, run, outcome))
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome) -> None:

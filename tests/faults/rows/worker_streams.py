@@ -27,12 +27,10 @@ MOST_ROUNDS = 4
 """Times as many rounds as it should take."""
 
 
-def run(run: Run) -> Outcome:
+def run(run: Run, outcome: Outcome) -> None:
     """Kill a worker again and again, until as many streams as the dose were hit."""
-    outcome = Outcome()
     with rig(run, workers=2, settings=SETTINGS) as it:
         asyncio.run(_run(it, run, outcome))
-    return outcome
 
 
 async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
