@@ -35,7 +35,10 @@ def main() -> int:
             continue
         short = chosen.short or bool(chosen.without)
         outcome = carried_out(row, Run(chosen.dose or (row.short if short else row.full), seed, chosen.without, short))
-        if outcome.wrong or outcome.late:
+        if row.defect:
+            known = f"known: {row.defect}" if outcome.wrong else "no longer so, which this row must say"
+            sys.stdout.write(f"    {known}\n")
+        if (outcome.wrong or outcome.late) if not row.defect else not outcome.wrong:
             red.append(name)
     sys.stdout.write(f"red: {', '.join(red)}\n" if red else "all as it should be\n")
     return int(bool(red))

@@ -83,6 +83,8 @@ def wrongs(received: Received, attempts: Iterable[Attempt], tokens: int) -> list
         else:
             found += _part_wrongs(last, begins, at, text)
         text += "".join(map(str, part_tokens))
+    if any(a.ended == "complete" and a.given == received.text and not a.wrote for a in by_request.values()):
+        last = None  # another one was asked for what is missing, and said that nothing is
     found += _end_wrongs(received, last, len(said), tokens)
     return [f"{received.call}: {one}" for one in found]
 

@@ -39,9 +39,9 @@ class Rig:
         self.random = run.random
         self._names = itertools.count(1)
 
-    def ask(self, tokens: int, per_second: float, think: float = 0.0) -> Ask:
+    def ask(self, tokens: int, per_second: float, think: float = 0.0, linger: float = 0.0) -> Ask:
         """A new question, with a new name."""
-        return Ask(f"沈{next(self._names)}", tokens, per_second, think)
+        return Ask(f"沈{next(self._names)}", tokens, per_second, think, linger)
 
     def add_worker(self, **env: str) -> Running:
         """Start one more worker, like the first ones but for these variables."""

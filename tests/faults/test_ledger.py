@@ -90,6 +90,13 @@ def test_whole_text_whose_last_request_was_cut_is_found() -> None:
     assert ["the end of request 2" in wrong for wrong in wrongs(received(WHOLE), cut, 20)] == [True]
 
 
+def test_request_that_had_nothing_to_add_may_end_a_text_that_was_whole() -> None:
+    cut = [ATTEMPTS[0], replace(ATTEMPTS[1], ended="closed")]
+    assert wrongs(received(WHOLE), [*cut, Attempt(CALL, 3, WHOLE, 20, 0.0, ended="complete")], 20) == []
+    [wrong] = wrongs(received(WHOLE), [*cut, Attempt(CALL, 3, WHOLE[:-3], 20, 0.0, ended="complete")], 20)
+    assert "the end of request 2" in wrong
+
+
 def test_what_was_generated_for_nobody_is_bounded_by_a_window_an_interruption() -> None:
     assert generated(ATTEMPTS) == 22
     assert delivered([received(WHOLE)]) == 20
@@ -99,7 +106,7 @@ def test_what_was_generated_for_nobody_is_bounded_by_a_window_an_interruption() 
 
 
 def test_ask_is_found_in_its_own_words() -> None:
-    ask = Ask("沈a1", 120, 30, 0.5)
+    ask = Ask("沈a1", 120, 30, 0.5, 2)
     assert Ask.find(f"背景。{ask}") == ask
     assert Ask.find("请接着写。") is None
 

@@ -1,6 +1,6 @@
 """What the model of the fault suite says: tokens of which no two are alike, and the question that asks for them.
 
-    请沈17讲120句，每秒30句，先想0.5秒。
+    请沈17讲120句，每秒30句，先想0.5秒，最后停0秒。
     沈17第1遍0，沈17第1遍1，沈17第1遍2，沈17第1遍3，沈17第1遍4。沈17第1遍5，…
 
 A token names its call, the request that it was written for (the model counts the requests of a call) and its place in the
@@ -17,7 +17,7 @@ SENTENCE = 5
 """Tokens of one sentence."""
 
 _TOKEN = re.compile(r"(沈[0-9a-z]+)第(\d+)遍(\d+)([，。])")
-_ASK = re.compile(r"请(沈[0-9a-z]+)讲(\d+)句，每秒([\d.]+)句，先想([\d.]+)秒。")
+_ASK = re.compile(r"请(沈[0-9a-z]+)讲(\d+)句，每秒([\d.]+)句，先想([\d.]+)秒，最后停([\d.]+)秒。")
 _END = "。"
 
 
@@ -66,12 +66,14 @@ class Ask:
     """0: as fast as it can."""
     think: float = 0.0
     """Seconds before the first token of each request."""
+    linger: float = 0.0
+    """Seconds between the last token and the word that it was the last."""
 
     def __str__(self) -> str:
-        return f"请{self.call}讲{self.tokens}句，每秒{self.per_second:g}句，先想{self.think:g}秒。"
+        return f"请{self.call}讲{self.tokens}句，每秒{self.per_second:g}句，先想{self.think:g}秒，最后停{self.linger:g}秒。"
 
     @classmethod
     def find(cls, text: str) -> Ask | None:
         """Find it in a message."""
         match = _ASK.search(text)
-        return cls(match[1], int(match[2]), float(match[3]), float(match[4])) if match else None
+        return cls(match[1], int(match[2]), *map(float, match.groups()[2:])) if match else None

@@ -181,6 +181,8 @@ class Connection(asyncio.Protocol):
                 attempt.repeated += 1
             else:
                 attempt.wrote += 1
+        if ask.linger:
+            await asyncio.sleep(ask.linger)
         self._say({"delta": {}, "finish_reason": "stop"})
         usage = {"prompt_tokens": 1, "completion_tokens": attempt.wrote, "total_tokens": 1 + attempt.wrote}
         self._chunk(json.dumps({"choices": [], "usage": usage}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import both, bridge_streams, cancel, deadline, frames, freeze, worker_jobs, worker_streams
+from . import both, bridge_streams, cancel, deadline, frames, freeze, last_token, worker_jobs, worker_streams
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -12,6 +12,7 @@ ROWS: dict[str, Row] = {
         worker_streams.ROW,
         bridge_streams.ROW,
         both.ROW,
+        last_token.ROW,
         worker_jobs.ROW,
         cancel.ROW,
         deadline.ROW,
