@@ -11,12 +11,15 @@ from typing import Any
 from bridge.resume import Chunk, Resume
 from qingyu_ai.bus import reading, record, topology
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
+from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import bus_pb2
+from qingyu_ai.settings import Bus as Settings
 from services.chat import session as sessions
 from services.chat.session import Session, Turn
 from services.llm.seam import Seam
@@ -106,6 +109,32 @@ def compare() -> None:
     Records.write = write_over  # type: ignore[method-assign]
 
 
+def windows() -> None:
+    """A reader holds whatever comes."""
+    init = reading.Reading.__init__
+
+    def without_limits(self: reading.Reading, bus: Bus, call: str, inbox: str, settings: Settings, *rest: Any) -> None:
+        wide = settings.model_copy(update={"window_frames": 10**9, "window_bytes": 10**9})
+        init(self, bus, call, inbox, wide, *rest)
+
+    reading.Reading.__init__ = without_limits  # type: ignore[assignment, method-assign]
+
+
+def holes() -> None:
+    """A reader shows what comes, also where something before it is missing."""
+
+    def fold_on(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
+        after, verdict = fold(at, frame)
+        return fold(Position(frame.epoch, frame.seq), frame) if verdict is Verdict.HOLE else (after, verdict)
+
+    reading.fold = fold_on  # type: ignore[attr-defined]
+
+
+def presence() -> None:
+    """A bridge does not ask whether there is a worker."""
+    Presence.has = lambda self, kind: True  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -116,5 +145,8 @@ GUARDS: dict[str, Callable[[], None]] = {
     "epochs": epochs,
     "fence": fence,
     "compare": compare,
+    "windows": windows,
+    "holes": holes,
+    "presence": presence,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from tests.faults.report import Row
 
-from . import both, bridge_streams, cancel, deadline, frames, freeze, last_token, worker_jobs, worker_streams
+from . import (
+    both,
+    bridge_streams,
+    cancel,
+    deadline,
+    frames,
+    freeze,
+    last_token,
+    log_lost,
+    no_nats,
+    slow_readers,
+    worker_jobs,
+    worker_streams,
+)
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -18,5 +31,8 @@ ROWS: dict[str, Row] = {
         deadline.ROW,
         frames.ROW,
         freeze.ROW,
+        slow_readers.ROW,
+        log_lost.ROW,
+        no_nats.ROW,
     )
 }  # fmt: skip
