@@ -13,6 +13,7 @@ from . import (
     freeze,
     last_token,
     log_lost,
+    log_renewed,
     no_nats,
     slow_readers,
     worker_jobs,
@@ -33,6 +34,7 @@ ROWS: dict[str, Row] = {
         freeze.ROW,
         slow_readers.ROW,
         log_lost.ROW,
+        log_renewed.ROW,
         no_nats.ROW,
     )
 }  # fmt: skip

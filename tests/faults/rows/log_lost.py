@@ -48,7 +48,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         await asyncio.sleep(it.random.uniform(0, 0.5))  # the moment of the fault, not a wait for something
         lost_at = asyncio.get_running_loop().time()
         had = {client: len(client.text) for client in with_text}
-        await _lose(broker, it.random.uniform(0.2, 1.0))
+        await lose(broker, it.random.uniform(0.2, 1.0))
         joining = [_again(client) for client in with_text]
         await asyncio.gather(*reading, *(client.stream(stub) for client in joining))
         outcome.times["all ended"] = asyncio.get_running_loop().time() - lost_at
@@ -76,7 +76,8 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
     await it.check_heals(outcome)
 
 
-async def _lose(broker: Broker, seconds: float) -> None:
+async def lose(broker: Broker, seconds: float) -> None:
+    """Delete the log, and make it anew some seconds later."""
     config = (await broker.js.stream_info(topology.LOG)).config
     await broker.js.delete_stream(topology.LOG)
     await asyncio.sleep(seconds)  # the length of the fault
