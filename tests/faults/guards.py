@@ -14,6 +14,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.job import JobRun
+from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
 from qingyu_ai.bus.transport import Bus
@@ -135,6 +136,15 @@ def presence() -> None:
     Presence.has = lambda self, kind: True  # type: ignore[method-assign]
 
 
+def dismiss() -> None:
+    """A reader that was of one call is never taken down."""
+
+    async def go_on(self: OrderedReader) -> None:
+        """Nothing."""
+
+    OrderedReader.stop = go_on  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -146,6 +156,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "fence": fence,
     "compare": compare,
     "windows": windows,
+    "dismiss": dismiss,
     "holes": holes,
     "presence": presence,
 }

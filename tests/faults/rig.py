@@ -22,7 +22,7 @@ CHAT = Worker("services.chat", "chat")
 
 PATCHED = "tests.faults.patched"
 
-IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "presence"))
+IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence"))
 """Guards that a bridge has; the others are a worker's."""
 
 HEAL_SECONDS = 10.0

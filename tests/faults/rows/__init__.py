@@ -16,6 +16,7 @@ from . import (
     log_renewed,
     no_nats,
     slow_readers,
+    soak,
     worker_jobs,
     worker_streams,
 )
@@ -36,5 +37,6 @@ ROWS: dict[str, Row] = {
         log_lost.ROW,
         log_renewed.ROW,
         no_nats.ROW,
+        soak.ROW,
     )
 }  # fmt: skip
