@@ -26,8 +26,9 @@ WINDOW_BYTES = 64 * KIB
 DELTAS, PADDING = 300, 1000
 """0.9 MiB for each that stops."""
 
-BASE, EACH = 8 * MIB, 2 * WINDOW_BYTES
-"""What the bridge's memory may grow by: for the allocator and the connections, and for each that stops."""
+BASE, EACH = 8 * MIB, 4 * WINDOW_BYTES
+"""What the bridge's memory may grow by: for the allocator and the connections; and for each that stops a window, the frame that
+reached its limit, and both once more as the message that gRPC cannot get rid of."""
 
 CONNECTION = 20
 """Calls of one connection."""
