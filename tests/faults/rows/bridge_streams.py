@@ -87,5 +87,5 @@ ROW = Row(
     full=200,
     short=40,
     run=run,
-    controls=(Control("resume", "repeat", dose=5),),
+    controls=(Control("resume", "repeat", dose=5, in_test=True),),
 )

@@ -43,7 +43,6 @@ class Counted(Client):
     def __init__(self, **context: float) -> None:
         super().__init__(Ask("沈0", 1, 0), timeout=100)
         self._context = context
-        self.heard = asyncio.Event()
 
     @property
     def request(self) -> ai.ChatRequest:
@@ -84,10 +83,13 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         client.may_read.clear()
     reading = asyncio.create_task(_read(it, stopped))
     outcome.check(await until(lambda: all(c.text or c.ended_at for c in stopped), 40), "the slow ones did not begin")
-    beside = await _normal(it, run.dose, outcome)
+    # While the worker says what nobody reads, it is busy with that: a load like any other, which is noted and not judged.
+    filling = await _normal(it, run.dose, outcome)
     # A worker that hears no credit goes on after a lease.
     said = await until(lambda: worker.log.count(f'"{STOPS}"') == 3 * run.dose, 20 + 2 * LEASE)
     outcome.check(said, "the worker did not say everything into the log")
+    beside = await _normal(it, run.dose, outcome)
+    outcome.check(all(len(c.arrivals) == 1 and not c.ended_at for c in stopped), "a slow reader did not stop")
     highest = max(highest, resident_bytes(bridge.pid))
     growth, allowed = highest - before, BASE + EACH * run.dose
     outcome.check(growth <= allowed, f"the bridge grew by {growth / MIB:.1f} MiB, {allowed / MIB:.1f} allowed")
@@ -103,6 +105,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         "MiB left waiting": round(run.dose * DELTAS * (PADDING * 3 + 4) / MIB),
     }
     outcome.time("stream p99 before", alone, part=0.99)
+    outcome.time("stream p99 while they fill", filling, part=0.99)
     outcome.time("stream p99 during", beside, at_most=max(alone) + NOTICE_SECONDS, part=0.99)
     await asyncio.to_thread(it.system.wait_ready)
     await _normal(it, 5, outcome)
