@@ -178,10 +178,10 @@ class Running:
 class RunningBridge(Running):
     """A bridge process. It keeps its ports when it is started again."""
 
-    def __init__(self, name: str, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, module: str = "bridge") -> None:
         self.port, self.metrics_port = free_port(), free_port()
         ports = {"QINGYU_BRIDGE__PORT": str(self.port), "QINGYU_BRIDGE__METRICS_PORT": str(self.metrics_port)}
-        super().__init__(name, "bridge", {**env, **ports}, folder)
+        super().__init__(name, module, {**env, **ports}, folder)
 
     @property
     def target(self) -> str:
@@ -225,6 +225,7 @@ class System:
         expected_workers: the kinds without which HealthCheck says `unhealthy`; None: those of `workers`.
         settings: more environment variables for all processes, by their full names.
         nats: the broker; one that runs already is emptied first, and runs on afterwards. None: that of the suite.
+        bridge_module: what the bridges run.
     """
 
     def __init__(
@@ -234,7 +235,9 @@ class System:
         expected_workers: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
         nats: AnyNats | None = None,
+        bridge_module: str = "bridge",
     ) -> None:
+        self._bridge_module = bridge_module
         self._first_workers = [worker(w) if isinstance(w, str) else w for w in workers]
         self._first_bridges = bridges
         kinds = [w.kind for w in self._first_workers] if expected_workers is None else expected_workers
@@ -282,7 +285,8 @@ class System:
 
     def add_bridge(self) -> RunningBridge:
         """Start one more bridge process, on its own port."""
-        process = RunningBridge(f"bridge-{len(self.bridges) + 1}", self.env, Path(self._folder.name))
+        name = f"bridge-{len(self.bridges) + 1}"
+        process = RunningBridge(name, self.env, Path(self._folder.name), self._bridge_module)
         self.bridges.append(process)
         process.start()
         return process
