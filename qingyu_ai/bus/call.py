@@ -244,9 +244,12 @@ class Caller:
         """
 
         def answered(data: bytes, reply_headers: Headers | None) -> None:
-            if not data:
-                return  # nobody listens now, or the connection is lost: `late` tries again
+            if not data and self._bus.connected:
+                return  # nobody listens now: `late` tries again
             timer.cancel()
+            if not data:
+                reading.fail(BusDown("there is no connection to it"))
+                return
             try:
                 parse_ack(subject, data)
             except TransportError as e:

@@ -80,6 +80,8 @@ class NatsBus:
         self.max_payload = 0
         self._waiting: dict[int, OnReply] = {}
         self._asked: set[asyncio.Future[tuple[bytes, Headers | None]]] = set()
+        self._requests: set[int] = set()
+        """Tokens of requests whose owners keep the time: told when their answers are lost with the connection."""
         self._held: dict[int, tuple[str, bytes, bytes]] = {}
         """Requests that wait for the next connection, by token."""
         self._connections = 1
@@ -219,11 +221,12 @@ class NatsBus:
         return not self._nc.is_connected and time.monotonic() - self._lost_at < PATIENCE and not self._closing
 
     def _give_up(self, lost_at: float) -> None:
-        """Refuse what has waited for a connection in vain."""
+        """Tell those who wait for answers that there are none: the connection is gone for longer than a moment."""
         if self._nc.is_connected or lost_at != self._lost_at:
             return  # it is back, or was lost again meanwhile
-        held, self._held = self._held, {}
-        for token in held:
+        self._held.clear()
+        for token in list(self._requests):
+            self._requests.discard(token)
             on_reply = self._waiting.pop(token, None)
             if on_reply is not None:
                 on_reply(b"", None)
@@ -255,6 +258,7 @@ class NatsBus:
                 raise
             self._held[token] = (subject, data, headers)
         self._waiting[token] = self._resending(token, subject, data, headers, on_reply)
+        self._requests.add(token)
         return token
 
     def _resending(self, token: int, subject: str, data: bytes, headers: bytes, on_reply: OnReply) -> OnReply:
@@ -267,6 +271,7 @@ class NatsBus:
                 on_reply(body, reply_headers)
                 return
             self._waiting[token] = answered
+            self._requests.add(token)
             loop.call_later(RESEND_SECONDS, again)
 
         def again() -> None:
@@ -283,10 +288,13 @@ class NatsBus:
     def forget(self, token: int) -> None:
         """See `transport.Bus.forget`."""
         self._waiting.pop(token, None)
+        self._requests.discard(token)
         self._held.pop(token, None)
 
     def _on_inbox(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        on_reply = self._waiting.pop(int(subject[self._prefix_length :]), None)
+        token = int(subject[self._prefix_length :])
+        on_reply = self._waiting.pop(token, None)
+        self._requests.discard(token)
         if on_reply is not None:
             on_reply(data, headers)
 

@@ -103,7 +103,7 @@ class JobRun:
         """The claim, while the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
-        self._withdrawn = False
+        self._withdrawn = self._adopted = False
         self._task: asyncio.Task[Any] | None = None
         """While the handler runs: what to cancel."""
 
@@ -116,6 +116,16 @@ class JobRun:
         """Keep the time of the frames."""
         if self.speaker is not None:
             self.speaker.tick(now)
+
+    def adopt(self, delivery: Delivery) -> bool:
+        """Take a later delivery of the same message, if this is one: it came because we, or the broker, were away for a while.
+
+        Nobody takes the call over from itself. Whoever adopts must `check`: another worker may have had it, and be lost too.
+        """
+        if delivery.sequence != self._message.sequence or delivery.delivery <= self._message.delivery:
+            return False
+        self._delivery, self._adopted = delivery, True
+        return True
 
     def in_progress(self) -> None:
         """Keep the job."""
@@ -132,6 +142,8 @@ class JobRun:
         entry = await self._records.read(self.call.id)
         if self.held is held and (entry is None or entry.revision != held.epoch):
             self._withdrawn = True
+            if entry is not None and entry.record.delivery >= self._delivery.delivery:
+                self._adopted = False  # a later delivery than ours has the call
             if self._task is not None:
                 self._task.cancel()
 
@@ -144,33 +156,42 @@ class JobRun:
             fault = await self._run()
         except Stale:
             log.info("claim_lost", call=self.call.id, method=self._served.route.method)
+            if self._adopted:
+                self._delivery.nak()  # this delivery is nobody else's
             return
         except (TransportError, Fault) as e:
             # The broker did not do its part: the job comes again, here or elsewhere, and whoever gets it reads the
             # record first.
             log.warning("job_put_back", call=self.call.id, error=str(e))
-            await self._give_back()
-            self._delivery.nak(1.0)
+            if await self._give_back():
+                self._delivery.nak(1.0)
             return
         except asyncio.CancelledError:
-            await self._give_back()
-            self._delivery.nak()
+            if await self._give_back():
+                self._delivery.nak()
             raise
         finally:
             if self.speaker is not None:
                 self.speaker.close()
         self._served.counts.add(time.monotonic() - began, fault.message if fault else "")
 
-    async def _give_back(self) -> None:
-        """Say in the record that this worker is not lost over the job. If that fails, it counts as lost."""
+    async def _give_back(self) -> bool:
+        """Say in the record that this worker is not lost over the job. If that fails, it counts as lost.
+
+        Returns:
+            Whether the job is ours to give: the broker would take it from whoever has it by now.
+        """
         held, self.held = self.held, None
         if held is None:
-            return
+            return True
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
                 await self._records.write(self.call.id, record.given_back(held.record), held.epoch)
+        except Conflict:
+            return False
         except (TransportError, TimeoutError) as e:
             log.debug("not_given_back", call=self.call.id, error=str(e))
+        return True
 
     async def _run(self) -> Fault | None:
         claimant = Claimant(

@@ -308,6 +308,10 @@ class Worker:
                 subjects.CALL_ID.fullmatch(envelope.call) and subjects.is_log(envelope.inbox, self.kind, envelope.call)
             ):
                 raise Invalid(("headers", "call id or inbox malformed"))
+            for held in self._runs:
+                if held.call.id == envelope.call and held.adopt(delivery):
+                    self._keep(self._check(held))
+                    return
             run = JobRun(
                 self._station, served, delivery, envelope, self._log_name, self._queue_name, self._wait_until_alone
             )

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"qingyu.ai/clients/go/gen/agent"
+	"qingyu.ai/clients/go/gen/control"
 	"qingyu.ai/clients/go/gen/rag"
 	"qingyu.ai/clients/go/gen/tool"
 )
@@ -50,6 +51,7 @@ type system struct {
 	agent      agent.AIAgentServiceClient
 	rag        rag.RAGServiceClient
 	tool       tool.ToolServiceClient
+	control    control.CallControlClient
 }
 
 // connect dials a bridge.
@@ -65,6 +67,7 @@ func connect(target string) (*system, error) {
 		agent:      agent.NewAIAgentServiceClient(conn),
 		rag:        rag.NewRAGServiceClient(conn),
 		tool:       tool.NewToolServiceClient(conn),
+		control:    control.NewCallControlClient(conn),
 	}, nil
 }
 
@@ -100,6 +103,7 @@ func main() {
 		{"Requests that do not hold", invalidChecks},
 		{"Without a worker", workerlessChecks},
 		{"Streams that end early", earlyChecks},
+		{"Calls by their name", controlChecks},
 		{"Silence", quietChecks(quiet)},
 	}) {
 		os.Exit(1)
