@@ -26,6 +26,7 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.settings import Bridge as BridgeSettings
+from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Settings
 from tests.bus.conftest import FAST, clean
 from tests.nats_cluster import AnyNats
@@ -129,9 +130,17 @@ def bridge_settings() -> BridgeSettings:
 
 
 @pytest.fixture
-async def bridge(nats_process: AnyNats, bridge_settings: BridgeSettings) -> AsyncIterator[Bridge]:
+def bus_settings() -> BusSettings:
+    """Times and sizes of this test's bus; override to change them."""
+    return FAST
+
+
+@pytest.fixture
+async def bridge(
+    nats_process: AnyNats, bridge_settings: BridgeSettings, bus_settings: BusSettings
+) -> AsyncIterator[Bridge]:
     """A running bridge without workers."""
-    settings = Settings(bus=FAST, bridge=bridge_settings, nats={"url": nats_process.url})  # type: ignore[arg-type]
+    settings = Settings(bus=bus_settings, bridge=bridge_settings, nats={"url": nats_process.url})  # type: ignore[arg-type]
     await clean(nats_process, settings.bus)
     async with open_bridge(settings) as running:
         yield running

@@ -1,0 +1,152 @@
+"""Each bound is reached: what is beyond it is refused with a word and a delay, and a metric shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from bridge.admission import LINGER_KEY
+from qingyu_ai import routes
+from qingyu_ai.bus import subjects, topology
+from qingyu_ai.bus.handler import Call
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.settings import MIB
+from tests.bridge.conftest import Bridge, chat
+from tests.bus.conftest import FAST
+from tests.waiting import eventually
+
+PIECE = b"x" * 102 * 1024
+
+
+class Holding:
+    """Says a word and holds the stream open."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.stopped = 0
+
+    async def stream(self, call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        try:
+            yield ai.ChatStreamChunk(delta="字")
+            await self.release.wait()
+            yield ai.ChatStreamChunk(is_final=True)
+        finally:
+            self.stopped += 1
+
+
+async def fill(bridge: Bridge, subject: str, pieces: int) -> None:
+    """Put pieces of 102 KiB into a stream, each on a subject of its own."""
+    for _ in range(pieces):
+        await bridge.bus.store(subject.replace("*", secrets.token_hex(16)), PIECE, timeout=5)
+
+
+def shown(bridge: Bridge, name: str, **labels: str) -> float:
+    """The value of a metric."""
+    value = bridge.registry.get_sample_value(name, labels)
+    assert value is not None, name
+    return value
+
+
+async def refuses(bridge: Bridge, words: str) -> None:
+    """A new chat is refused for want of room, and told when to come again."""
+    refusal = await bridge.refused(routes.CHAT, chat("写"))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert words in refusal.message
+    assert refusal.fault.retry_seconds is not None
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"queue_bytes": MIB})])
+async def test_queue_that_is_full_refuses_and_takes_again_what_it_has_given_out(bridge: Bridge) -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        await release.wait()
+        return ai.ChatResponse()
+
+    await bridge.worker(chat=wait, slots=1)
+    asked = [asyncio.ensure_future(bridge.unary(routes.CHAT)(chat("长" * 60_000), timeout=30)) for _ in range(5)]
+    await eventually(lambda: shown(bridge, "qingyu_stream_bytes", stream="AI_CHAT") > 800_000)
+    refusal = await bridge.refused(routes.CHAT, chat("长" * 60_000))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.fault.retry_seconds is not None
+    assert shown(bridge, "qingyu_stream_max_bytes", stream="AI_CHAT") == MIB
+    release.set()
+    await asyncio.gather(*asked)
+    await bridge.unary(routes.CHAT)(chat("长" * 60_000), timeout=10)
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"record_bytes": MIB})])
+async def test_bucket_of_records_that_is_full_refuses_new_calls(bridge: Bridge) -> None:
+    await bridge.worker()
+    await bridge.unary(routes.CHAT)(chat("写"), timeout=10)
+    await fill(bridge, topology.call_key("*"), 10)
+    await eventually(lambda: shown(bridge, "qingyu_stream_bytes", stream="KV_ai_calls") > 1_000_000)
+    await refuses(bridge, "records is full")
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"log_bytes": MIB})])
+async def test_log_refuses_new_calls_before_it_would_drop_the_head_of_an_open_one(bridge: Bridge) -> None:
+    """Also of one that another bridge reads."""
+    holding = Holding()
+    await bridge.worker(stream=holding.stream)
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), timeout=30)
+    assert (await call.read()).delta == "字"
+    await fill(bridge, subjects.log("chat", "other", "*"), 10)
+    async with bridge.second() as other:
+        await eventually(lambda: shown(other, "qingyu_stream_bytes", stream="AI_LOG") > 900_000)
+        await eventually(lambda: not other.caller.readers.gauge.log_has_room)
+        await refuses(other, "log of running calls is full")
+        await refuses(bridge, "log of running calls is full")
+        holding.release.set()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        # Nobody needs what is left in the log, as soon as it is older than any call that could begin now.
+        await eventually(lambda: other.caller.readers.gauge.log_has_room, timeout=15)
+        await other.unary(routes.CHAT)(chat("写"), timeout=10)
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"lingering_calls": 1})])
+async def test_only_so_many_calls_linger(bridge: Bridge) -> None:
+    holding = Holding()
+    await bridge.worker(stream=holding.stream)
+    for _ in range(3):
+        call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=((LINGER_KEY, "60000"),), timeout=30)
+        assert (await call.read()).delta == "字"
+        call.cancel()
+    await eventually(lambda: holding.stopped == 2)
+    assert shown(bridge, "qingyu_bridge_lingering") == 1
+    holding.release.set()
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"dead_letter_bytes": MIB})])
+async def test_letter_without_room_is_counted_and_its_caller_is_told_all_the_same(bridge: Bridge) -> None:
+    async def defect(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        raise ZeroDivisionError
+
+    worker = await bridge.worker(chat=defect)
+    await fill(bridge, subjects.dead("chat", "*", 0), 10)
+    refusal = await bridge.refused(routes.CHAT, chat("长" * 30_000))
+    assert refusal.code is grpc.StatusCode.INTERNAL
+    assert (worker.dead_letters.stored, worker.dead_letters.lost) == (0, 1)
+
+
+async def test_what_is_held_for_slow_callers_is_shown(bridge: Bridge) -> None:
+    """And it is bounded: a window for each call."""
+
+    async def much(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        for _ in range(100):
+            yield ai.ChatStreamChunk(delta="字" * 10_000)
+        yield ai.ChatStreamChunk(is_final=True)
+
+    await bridge.worker(stream=much)
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), timeout=30)
+    await call.read()
+    await eventually(lambda: shown(bridge, "qingyu_bridge_readers") == 1)
+    while await call.read() is not grpc.aio.EOF:
+        assert shown(bridge, "qingyu_bridge_held_bytes") <= 2 * FAST.window_bytes
+    for name in ("joined_readers", "tasks", "lingering", "held_bytes"):
+        assert shown(bridge, f"qingyu_bridge_{name}") == 0
