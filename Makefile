@@ -67,6 +67,7 @@ faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its c
 
 bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 6 minutes)
 	@$(BIN)/python -m bench.bridge
+	@$(BIN)/python -m bench.guards
 	@$(BIN)/python -m bench.models
 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from qingyu_ai.cli import nats_server
+from qingyu_ai.cli.cluster import Node
 from qingyu_ai.cli.preflight import free_ports
 
 
@@ -90,6 +91,26 @@ class Processes:
         self.start("nats", str(nats_server.binary()), "-c", str(config), "-p", str(port), "-m", "0", "-sd", store)
         self.wait_for_line("nats", "Server is ready")
         return f"nats://127.0.0.1:{port}"
+
+    def cluster(self, servers: int) -> list[str]:
+        """Start nats-servers as one cluster.
+
+        Returns:
+            Their addresses.
+        """
+        ports, routes = free_ports(servers), free_ports(servers)
+        stores = Path(self._dir.name)
+        wanted = [Node(f"nats-{i}", "127.0.0.1", ports[i], routes[i], 0, stores / f"nats-{i}") for i in range(servers)]
+        for node in wanted:
+            self.start(node.name, *node.argv(wanted))
+        for node in wanted:
+            self.wait_for_line(node.name, "Server is ready")
+        return [node.url for node in wanted]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all processes that run."""
+        return list(self._running)
 
     def log(self, name: str) -> str:
         """What a process has printed."""
