@@ -15,6 +15,7 @@ from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
@@ -149,6 +150,15 @@ def dismiss() -> None:
     OrderedReader.stop = go_on  # type: ignore[method-assign]
 
 
+def alone() -> None:
+    """A job over which workers were lost does not wait until nothing else runs, and says that nothing does."""
+
+    async def at_once(self: Worker, run: JobRun) -> bool:
+        return True
+
+    Worker._wait_until_alone = at_once  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -163,5 +173,6 @@ GUARDS: dict[str, Callable[[], None]] = {
     "dismiss": dismiss,
     "holes": holes,
     "presence": presence,
+    "alone": alone,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""
