@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bridge import admission
 from bridge.resume import Chunk, Resume
 from qingyu_ai.bus import reading, record, topology
 from qingyu_ai.bus.deadline import Deadline
@@ -159,6 +160,22 @@ def alone() -> None:
     Worker._wait_until_alone = at_once  # type: ignore[method-assign]
 
 
+def judge() -> None:
+    """A worker runs whatever message it is given, also one of a call that runs already."""
+    claim = record.claim
+
+    def run_all(entry: record.Entry | None, job: record.JobMessage, attempts: int) -> record.Claim:
+        verdict = claim(entry, job, attempts)
+        return record.Claim.TAKE_OVER if verdict in (record.Claim.DROP, record.Claim.FINISH) else verdict
+
+    record.claim = run_all
+
+
+def digest() -> None:
+    """A bridge takes all requests of one id for the same."""
+    admission._digest = lambda message: "00" * 16
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -174,5 +191,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "holes": holes,
     "presence": presence,
     "alone": alone,
+    "judge": judge,
+    "digest": digest,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

@@ -16,6 +16,7 @@ from . import (
     log_renewed,
     no_nats,
     poison,
+    same_request,
     slow_readers,
     soak,
     worker_jobs,
@@ -38,6 +39,7 @@ ROWS: dict[str, Row] = {
         slow_readers.ROW,
         log_lost.ROW,
         log_renewed.ROW,
+        same_request.ROW,
         no_nats.ROW,
         soak.ROW,
     )
