@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bridge import admission
 from bridge.resume import Chunk, Resume
 from qingyu_ai.bus import reading, record, topology
 from qingyu_ai.bus.deadline import Deadline
@@ -15,6 +16,7 @@ from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
@@ -149,6 +151,31 @@ def dismiss() -> None:
     OrderedReader.stop = go_on  # type: ignore[method-assign]
 
 
+def alone() -> None:
+    """A job over which workers were lost does not wait until nothing else runs, and says that nothing does."""
+
+    async def at_once(self: Worker, run: JobRun) -> bool:
+        return True
+
+    Worker._wait_until_alone = at_once  # type: ignore[method-assign]
+
+
+def judge() -> None:
+    """A worker runs whatever message it is given, also one of a call that runs already."""
+    claim = record.claim
+
+    def run_all(entry: record.Entry | None, job: record.JobMessage, attempts: int) -> record.Claim:
+        verdict = claim(entry, job, attempts)
+        return record.Claim.TAKE_OVER if verdict in (record.Claim.DROP, record.Claim.FINISH) else verdict
+
+    record.claim = run_all
+
+
+def digest() -> None:
+    """A bridge takes all requests of one id for the same."""
+    admission._digest = lambda message: "00" * 16
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -163,5 +190,8 @@ GUARDS: dict[str, Callable[[], None]] = {
     "dismiss": dismiss,
     "holes": holes,
     "presence": presence,
+    "alone": alone,
+    "judge": judge,
+    "digest": digest,
 }
 """By the name that `Control.guard` and FAULTS_WITHOUT have."""

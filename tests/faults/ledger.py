@@ -32,8 +32,9 @@ class Attempt:
     """New tokens."""
     first_at: float = 0.0
     """When it wrote for the first time; 0: never."""
-    ended: Literal["", "complete", "closed"] = ""
-    """`complete`: it said that it ended. `closed`: the one who asked has closed the connection. Empty: it goes on."""
+    ended: Literal["", "complete", "closed", "broken"] = ""
+    """`complete`: it said that it ended. `closed`: the one who asked has closed the connection. `broken`: it failed, as it was
+    told to. Empty: it goes on."""
     ended_at: float = 0.0
 
 

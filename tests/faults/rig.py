@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from tests.e2e.callers import FAST
 from tests.running import Running, System, Worker
@@ -22,7 +23,7 @@ CHAT = Worker("services.chat", "chat")
 
 PATCHED = "tests.faults.patched"
 
-IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence"))
+IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest"))
 """Guards that a bridge has; the others are a worker's."""
 
 HEAL_SECONDS = 10.0
@@ -39,9 +40,9 @@ class Rig:
         self.random = run.random
         self._names = itertools.count(1)
 
-    def ask(self, tokens: int, per_second: float, think: float = 0.0, linger: float = 0.0) -> Ask:
+    def ask(self, tokens: int, per_second: float, think: float = 0.0, linger: float = 0.0, **breaks: int) -> Ask:
         """A new question, with a new name."""
-        return Ask(f"沈{next(self._names)}", tokens, per_second, think, linger)
+        return Ask(f"沈{next(self._names)}", tokens, per_second, think, linger, **breaks)
 
     def add_worker(self, **env: str) -> Running:
         """Start one more worker, like the first ones but for these variables."""
@@ -90,11 +91,13 @@ def rig(
     settings: Mapping[str, str] | None = None,
     chat: Worker = CHAT,
     tells: bool = False,
+    endpoint: Mapping[str, Any] | None = None,
 ) -> Iterator[Rig]:
     """Run a system, without the guard that the run is to do without.
 
     Args:
         tells: bridges and workers tell what they hold (`insides`).
+        endpoint: more settings of the models.
     """
     settings = {**FAST, **(settings or {})}
     bridge, in_bridge, in_worker = "bridge", {}, {}
@@ -107,7 +110,7 @@ def rig(
     if in_worker:
         chat = patched(**{**chat.env, **in_worker})
     with (
-        Model() as model,
+        Model(endpoint) as model,
         System(
             *[chat] * workers, bridges=bridges, settings={**settings, **model.settings}, bridge_module=bridge
         ) as system,

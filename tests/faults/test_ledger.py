@@ -109,6 +109,8 @@ def test_ask_is_found_in_its_own_words() -> None:
     ask = Ask("沈a1", 120, 30, 0.5, 2)
     assert Ask.find(f"背景。{ask}") == ask
     assert Ask.find("请接着写。") is None
+    breaks = Ask("沈a1", 120, 30, 0.5, 2, breaks=1, breaks_after=7)
+    assert Ask.find(str(breaks)) == breaks
 
 
 def test_last_sentence_is_what_was_begun_or_the_whole_one_before_the_end() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -80,3 +82,16 @@ def test_client_that_leaves_is_noticed(model: Model) -> None:
     answer.close()
     eventually_sync(lambda: model.ledger()["沈8"][0].ended == "closed")
     assert 1 <= model.ledger()["沈8"][0].wrote < 1000
+
+
+def test_first_requests_fail_if_they_are_asked_to(model: Model) -> None:
+    refused = Ask("沈9", 12, 50, breaks=1)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        ask(model, PREFIX, ("user", str(refused)))
+    assert text(ask(model, PREFIX, ("user", str(refused)))).count("第2遍") == 12
+    cut = Ask("沈10", 12, 50, breaks=1, breaks_after=5)
+    with ask(model, PREFIX, ("user", str(cut))) as answer, pytest.raises((OSError, http.client.HTTPException)):
+        answer.read()
+    assert text(ask(model, PREFIX, ("user", str(cut)))).count("第2遍") == 12
+    assert [(a.wrote, a.ended) for a in model.ledger()["沈9"]] == [(0, "broken"), (12, "complete")]
+    assert [(a.wrote, a.ended) for a in model.ledger()["沈10"]] == [(5, "broken"), (12, "complete")]

@@ -17,7 +17,9 @@ SENTENCE = 5
 """Tokens of one sentence."""
 
 _TOKEN = re.compile(r"(沈[0-9a-z]+)第(\d+)遍(\d+)([，。])")
-_ASK = re.compile(r"请(沈[0-9a-z]+)讲(\d+)句，每秒([\d.]+)句，先想([\d.]+)秒，最后停([\d.]+)秒。")
+_ASK = re.compile(
+    r"请(沈[0-9a-z]+)讲(\d+)句，每秒([\d.]+)句，先想([\d.]+)秒，最后停([\d.]+)秒。(?:前(\d+)遍讲(\d+)句就断。)?"
+)
 _END = "。"
 
 
@@ -68,12 +70,20 @@ class Ask:
     """Seconds before the first token of each request."""
     linger: float = 0.0
     """Seconds between the last token and the word that it was the last."""
+    breaks: int = 0
+    """So many requests fail first."""
+    breaks_after: int = 0
+    """New tokens of each of these, before the connection breaks; 0: it is answered 503."""
 
     def __str__(self) -> str:
-        return f"请{self.call}讲{self.tokens}句，每秒{self.per_second:g}句，先想{self.think:g}秒，最后停{self.linger:g}秒。"
+        asked = f"请{self.call}讲{self.tokens}句，每秒{self.per_second:g}句，先想{self.think:g}秒，最后停{self.linger:g}秒。"
+        return asked + (f"前{self.breaks}遍讲{self.breaks_after}句就断。" if self.breaks else "")
 
     @classmethod
     def find(cls, text: str) -> Ask | None:
         """Find it in a message."""
         match = _ASK.search(text)
-        return cls(match[1], int(match[2]), *map(float, match.groups()[2:])) if match else None
+        if match is None:
+            return None
+        call, tokens, per_second, think, linger, breaks, after = match.groups("0")
+        return cls(call, int(tokens), float(per_second), float(think), float(linger), int(breaks), int(after))

@@ -6,6 +6,8 @@ assistant message after it is what there is of the answer already. The name of t
     prefix     exactly where the text ends
     restart    with the last sentence again, word for word, and then where the text ends
 
+A question may ask that the first requests fail, with 503 or in the middle of their answers.
+
 It keeps a ledger of each request: which tokens it wrote, and how the connection ended.
 
     GET    /ledger    all attempts (`ledger.Attempt`) since it started or since they were forgotten
@@ -164,6 +166,14 @@ class Connection(asyncio.Protocol):
 
     async def _tell(self, attempt: Attempt, ask: Ask, model: str) -> None:
         loop = asyncio.get_running_loop()
+        breaks = attempt.request <= ask.breaks
+        if breaks and not ask.breaks_after:
+            await asyncio.sleep(ask.think)
+            self._end("broken")
+            self._answer(503, b"{}")
+            self._task = None
+            self._next()
+            return
         self._out.write(HEADERS)
         # The first token comes after `think` and the others in their pace, counted from there.
         begins = loop.time() + ask.think
@@ -171,6 +181,10 @@ class Connection(asyncio.Protocol):
         attempt.first_at = 0.0
         tokens = again + [Token(ask.call, attempt.request, count) for count in range(attempt.first, ask.tokens)]
         for i, token in enumerate(tokens):
+            if breaks and i == len(again) + ask.breaks_after:
+                self._end("broken")
+                self._out.abort()
+                return
             wait = begins + (i / ask.per_second if ask.per_second else 0.0) - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)

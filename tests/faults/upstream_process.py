@@ -14,7 +14,9 @@ import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from tests.running import ROOT
 
@@ -29,9 +31,14 @@ of the user's begins with a repeat."""
 
 
 class Model:
-    """The process, as a context manager."""
+    """The process, as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        endpoint: more settings of both models (`settings.ChatModel`).
+    """
+
+    def __init__(self, endpoint: Mapping[str, Any] | None = None) -> None:
+        self._endpoint = dict(endpoint or {})
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         # Without proxies: http_proxy is for the world outside.
@@ -63,6 +70,7 @@ class Model:
         base_url = f"http://127.0.0.1:{self._port}/v1"
         models = {
             name: {"base_url": base_url, "model": name, "continuation": continuation, "connections": 2000}
+            | self._endpoint
             for name, continuation in CONTINUATIONS.items()
         }
         return {"QINGYU_LLM__MODELS": json.dumps(models)}
