@@ -120,8 +120,11 @@ class JobRun:
     def adopt(self, delivery: Delivery) -> bool:
         """Take a later delivery of the same message, if this is one: it came because we, or the broker, were away for a while.
 
-        Nobody takes the call over from itself. Whoever adopts must `check`: another worker may have had it, and be lost too.
+        Nobody takes the call over from itself, unless the log does not hear it. Whoever adopts must `check`: another worker
+        may have had it, and be lost too.
         """
+        if self.speaker is not None and self.speaker.unheard:
+            return False
         if delivery.sequence != self._message.sequence or delivery.delivery <= self._message.delivery:
             return False
         self._delivery, self._adopted = delivery, True

@@ -87,6 +87,11 @@ class Speaker:
         return self._broken is not None
 
     @property
+    def unheard(self) -> bool:
+        """Whether a frame was sent again and is still not acknowledged: the way to the log is broken, or the log is."""
+        return self._flying is not None and self._last_sent > self._first_sent
+
+    @property
     def waiting(self) -> int:
         """Deltas that wait for the acknowledgement of those before."""
         return len(self._pending)

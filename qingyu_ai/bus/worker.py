@@ -87,8 +87,10 @@ class Worker:
         self._log_name = self._queue_name = ""
         self._looked_at = 0
         """The connection over which these were learnt."""
-        self._suspects: list[JobRun] = []
-        """Jobs that run alone here: the first one runs, or will once everything else is over."""
+        self._suspects: set[JobRun] = set()
+        """Jobs that run alone here, or wait to. While there are any, no other is taken."""
+        self._waiting: list[JobRun] = []
+        """Of these: those that wait, in order."""
         self._room = asyncio.Condition()
         """Told whenever a job is over."""
         self.identity = Identity(
@@ -337,14 +339,17 @@ class Worker:
         Returns:
             Whether it is alone.
         """
-        self._suspects.append(run)
+        self._suspects.add(run)
+        self._waiting.append(run)
         log.warning("suspect_waits", call=run.call.id, running=len(self._jobs) - 1)
         try:
             async with asyncio.timeout(self._settings.lease_seconds), self._room:
-                # Those behind it in the list wait for it; everything else runs to its end.
-                await self._room.wait_for(lambda: self._suspects[0] is run and len(self._jobs) <= len(self._suspects))
+                # What waits behind it has not begun; everything else runs to its end.
+                await self._room.wait_for(lambda: self._waiting[0] is run and len(self._jobs) == len(self._waiting))
         except TimeoutError:
             return False
+        finally:
+            self._waiting.remove(run)
         return True
 
     async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
@@ -361,15 +366,20 @@ class Worker:
 
     async def _run_job(self, run: JobRun) -> None:
         self._runs.add(run)
-        run.on_claim = lambda: self._claimed.__setitem__(run.call.id, run)
+        run.on_claim = lambda: self._on_claim(run)
         try:
             await run.run()
         finally:
             self._runs.discard(run)
             if self._claimed.get(run.call.id) is run:
                 del self._claimed[run.call.id]
-            if run in self._suspects:
-                self._suspects.remove(run)
+            self._suspects.discard(run)
+
+    def _on_claim(self, run: JobRun) -> None:
+        before = self._claimed.get(run.call.id)
+        if before is not None:
+            self._keep(self._check(before))  # its model must not go on
+        self._claimed[run.call.id] = run
 
     def _on_credit(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         for grant in bus_pb2.Credit.FromString(data).grants:

@@ -51,6 +51,7 @@ def test_text_goes_on_and_is_remembered_as_one_turn(repeated: str) -> None:
                 {"role": "assistant", "content": BEGUN},
             ]
 
+            system.wait_ready()  # it may have taken the call over before the bridge has seen it
             again = Reader(stub)
             again.request.session_id = session
             again.run()
