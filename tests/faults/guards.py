@@ -5,6 +5,7 @@ Each function takes one guard away and leaves the rest. None of them is ever cal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -176,6 +177,24 @@ def digest() -> None:
     admission._digest = lambda message: "00" * 16
 
 
+def drain() -> None:
+    """A worker that is told to stop ends at once, with what it holds."""
+
+    async def leave(self: Worker, seconds: float) -> None:
+        os._exit(0)
+
+    Worker.drain = leave  # type: ignore[method-assign]
+
+
+def give_back() -> None:
+    """A worker that stops does not say that it was not lost over its jobs."""
+
+    async def go(self: JobRun) -> None:
+        """Nothing."""
+
+    JobRun._give_back = go  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -191,6 +210,8 @@ GUARDS: dict[str, Callable[[], None]] = {
     "holes": holes,
     "presence": presence,
     "alone": alone,
+    "drain": drain,
+    "give-back": give_back,
     "judge": judge,
     "digest": digest,
 }

@@ -16,6 +16,7 @@ from . import (
     log_renewed,
     no_nats,
     poison,
+    rollout,
     same_request,
     slow_readers,
     soak,
@@ -40,6 +41,7 @@ ROWS: dict[str, Row] = {
         log_lost.ROW,
         log_renewed.ROW,
         same_request.ROW,
+        rollout.ROW,
         no_nats.ROW,
         soak.ROW,
     )
