@@ -35,6 +35,9 @@ WORKERS = 2
 BACKOFF = [(f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")]
 """A bridge that is back is found again before the next one ends; a rollout of minutes leaves clients that time anyway."""
 
+MOST_CUTS = 3
+"""Of one long stream: it may meet the end of a bridge, and then that of the other, where it was read on."""
+
 APART_SECONDS = 0.7
 """Between the start of a process and the end of the next one, beside the time until it serves."""
 
@@ -116,20 +119,24 @@ async def _stream(load: _Load, number: int, tokens: int, among: list[Client]) ->
     while not load.over.is_set():
         client = Client(load.it.ask(tokens, PER_SECOND), load.it.either())
         among.append(client)
-        began_at = time.monotonic()
-        await client.stream(load.stubs[number % 2])
-        if client.failure and client.failure.code is grpc.StatusCode.UNAVAILABLE:
+        for attempt in range(1 + MOST_CUTS):
+            began_at = time.monotonic()
+            had = len(client.text)
+            await client.stream(load.stubs[(number + attempt) % 2])
+            if not client.failure or client.failure.code is not grpc.StatusCode.UNAVAILABLE:
+                break
             load.again += 1
-            if client.text and among is load.streams:
-                load.outcome.wrong.append(f"cut, and is shorter than a drain: {client!r}")
-            ended = await _ends(load, began_at) if client.text else True
-            load.outcome.check(ended, f"cut, and no bridge ended: {client!r}")
-            await client.stream(load.stubs[1 - number % 2])
+            if len(client.text) > had:
+                cut = await _bridge_ended(load, began_at)
+                load.outcome.check(cut, f"cut, and no bridge ended: {client!r}")
+                load.outcome.check(among is load.long, f"cut, and is shorter than a drain: {client!r}")
+            elif attempt:
+                break  # refused twice
         load.outcome.check(client.failure is None, f"stream: {client!r}")
         number += 1
 
 
-async def _ends(load: _Load, since: float) -> bool:
+async def _bridge_ended(load: _Load, since: float) -> bool:
     """Whether a bridge ended while a call was open, or ends about now."""
     for _ in range(100):
         if any(at > since for at in load.bridge_ended_at):
