@@ -34,7 +34,7 @@ class Broker:
 
     async def record(self, client: Client, method: str = "ChatStream") -> bus_pb2.Record | None:
         """The record of a call; None: there is none."""
-        call = call_id(USER, f"/qingyu.ai.AIAgentService/{method}", client.request_id)
+        call = call_id(USER, method, client.request_id)
         data = await self._last(topology.CALLS, topology.call_key(call))
         return bus_pb2.Record.FromString(data) if data else None
 

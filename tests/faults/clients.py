@@ -44,6 +44,9 @@ class Client:
         timeout: its deadline, in seconds.
     """
 
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Of each call, beside where to read on."""
+
     def __init__(self, ask: Ask, model: str = PREFIX, *, session: str = "", timeout: float = 60.0) -> None:
         self.ask = ask
         self.model = model
@@ -84,7 +87,7 @@ class Client:
 
     async def stream(self, stub: Stub, timeout: float = 0.0) -> None:
         """Read it as a stream, to its end; once more, if something is there already: from there."""
-        metadata = (("x-resume-from", str(len(self.text))),) if self.text else ()
+        metadata = (*self.metadata, *((("x-resume-from", str(len(self.text))),) if self.text else ()))
         with _Ended(self):
             self._call = stub.ChatStream(self.request, timeout=timeout or self.timeout, metadata=metadata)
             async for chunk in self._call:
@@ -98,7 +101,7 @@ class Client:
     async def chat(self, stub: Stub, timeout: float = 0.0) -> None:
         """Have it answered in one piece."""
         with _Ended(self):
-            self._call = stub.Chat(self.request, timeout=timeout or self.timeout)
+            self._call = stub.Chat(self.request, timeout=timeout or self.timeout, metadata=self.metadata)
             self.text = (await self._call).message.content
             self.finals, self.final_last = 1, True
 

@@ -5,6 +5,7 @@ Each function takes one guard away and leaves the rest. None of them is ever cal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from bridge.resume import Chunk, Resume
 from qingyu_ai.bus import reading, record, topology
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.bus.errors import Fault
 from qingyu_ai.bus.fold import Position, Verdict, fold
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
@@ -21,6 +23,7 @@ from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
 from qingyu_ai.bus.transport import Bus
+from qingyu_ai.bus.withdrawal import Withdrawals
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as Settings
@@ -176,6 +179,38 @@ def digest() -> None:
     admission._digest = lambda message: "00" * 16
 
 
+def drain() -> None:
+    """A worker that is told to stop ends at once, with what it holds."""
+
+    async def leave(self: Worker, seconds: float) -> None:
+        os._exit(0)
+
+    Worker.drain = leave  # type: ignore[method-assign]
+
+
+def give_back() -> None:
+    """A worker that stops does not say that it was not lost over its jobs."""
+
+    async def go(self: JobRun) -> None:
+        """Nothing."""
+
+    JobRun._give_back = go  # type: ignore[method-assign]
+
+
+def held() -> None:
+    """A bridge does not tell others that it reads a call."""
+    Withdrawals._on_question = lambda self, subject, reply, data, headers: None  # type: ignore[method-assign]
+
+
+def linger() -> None:
+    """A bridge gives a call up as soon as its caller is gone, also one that is to linger."""
+
+    async def at_once(self: Withdrawals, call: str, digest: bytes, shown: int, fault: Fault, seconds: float) -> None:
+        await self.decide(call, digest, shown, fault)
+
+    Withdrawals._linger = at_once  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -191,6 +226,10 @@ GUARDS: dict[str, Callable[[], None]] = {
     "holes": holes,
     "presence": presence,
     "alone": alone,
+    "held": held,
+    "linger": linger,
+    "drain": drain,
+    "give-back": give_back,
     "judge": judge,
     "digest": digest,
 }

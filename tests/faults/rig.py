@@ -23,7 +23,7 @@ CHAT = Worker("services.chat", "chat")
 
 PATCHED = "tests.faults.patched"
 
-IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest"))
+IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest", "held", "linger"))
 """Guards that a bridge has; the others are a worker's."""
 
 HEAL_SECONDS = 10.0

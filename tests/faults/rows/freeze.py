@@ -21,7 +21,6 @@ from tests.faults.patched import STOP_AT
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
 from tests.faults.steps import ARM, STEPS
-from tests.faults.upstream import RESTART
 from tests.running import Running
 from tests.waiting import eventually
 
@@ -32,10 +31,6 @@ SETTINGS = {"QINGYU_CHAT__SLOTS": "4"}
 """So that every worker gets some of them."""
 
 TOKENS, PER_SECOND = 30, 25
-
-MODEL = RESTART
-"""Who is frozen at its last frame leaves a text to which nothing is to be added. With the other model that ends in the defect of
-the row `last-token`; when that is mended, this row takes either."""
 
 THINK = (0.1, 1.0)
 """Seconds before a model's first token. The longer one leaves room between a take-over and its first word."""
@@ -70,7 +65,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
 async def _round(it: Rig, outcome: Outcome) -> None:
     stoppers = dict(zip(it.system.workers[1:], STEPS, strict=True))
     asks = [it.ask(TOKENS, PER_SECOND, it.random.choice(THINK)) for _ in range(CALLS)]
-    clients = [Client(ask, MODEL, session=f"session-{ask.call}") for ask in asks]
+    clients = [Client(ask, it.either(), session=f"session-{ask.call}") for ask in asks]
     for worker in stoppers:
         os.kill(worker.pid, ARM)
     async with connected(it.system.target) as stub, observed(it.system.nats.url) as broker:
