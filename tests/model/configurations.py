@@ -1,0 +1,70 @@
+"""How far each exploration goes, and where each rule is missed when it is off."""
+
+from __future__ import annotations
+
+from .rules import NAMES
+from .state import CANCELLED, Bounds
+
+SMALL = {
+    "a worker pauses": Bounds(deltas=2, redeliveries=1),
+    "a worker pauses, one dies": Bounds(redeliveries=1, deaths=1),
+    "a worker dies, a frame is sent twice": Bounds(deltas=2, widest=2, deaths=1, resends=1),
+    "a worker stops, one dies, short answers": Bounds(deltas=2, brief=True, drains=1, deaths=1),
+    "a job that ends its workers": Bounds(deltas=2, deaths=2, attempts=1),
+    "two requests": Bounds(readers=2),
+    "a failure is reopened": Bounds(readers=2, failures=1, retries=1),
+    "a deadline is reopened": Bounds(readers=2, withdrawals=1, retries=1),
+    "a caller cancels, a worker pauses": Bounds(withdrawals=1, withdrawn=CANCELLED, redeliveries=1),
+    "a caller resumes": Bounds(deltas=2, readers=2, resumes=1, failures=1),
+    "the log is lost, a worker dies": Bounds(deltas=2, log_losses=1, deaths=1),
+    "the log is lost, a caller resumes": Bounds(readers=2, log_losses=1, resumes=1),
+    "the queue is lost": Bounds(queue_losses=1, deaths=1),
+}
+"""What `make test` explores, in seconds."""
+
+LARGE = {
+    "three workers, two pause": Bounds(workers=3, redeliveries=2),
+    "three frames, a worker pauses, one dies": Bounds(deltas=3, redeliveries=1, deaths=1),
+    "a worker pauses, a frame is sent twice": Bounds(deltas=2, redeliveries=1, resends=1),
+    "a worker pauses, one stops, one fails": Bounds(redeliveries=1, drains=1, failures=1, deaths=1),
+    "two requests, a worker dies": Bounds(deltas=2, readers=2, deaths=1),
+    "two requests, a worker pauses": Bounds(readers=2, redeliveries=1),
+    "three requests": Bounds(readers=3),
+    "a failure is reopened, a worker dies": Bounds(deltas=2, readers=2, failures=1, retries=1, deaths=1),
+    "a deadline is reopened, a worker pauses": Bounds(readers=2, withdrawals=1, retries=1, redeliveries=1),
+    "a failure is reopened, its bridge dies": Bounds(readers=2, failures=1, retries=1, bridge_deaths=1, deaths=1),
+    "two readers, one cancels, a worker pauses": Bounds(readers=2, withdrawals=1, withdrawn=CANCELLED, redeliveries=1),
+    "a caller resumes, a worker dies": Bounds(deltas=2, readers=2, resumes=1, deaths=1),
+    "the log is lost, a worker pauses": Bounds(deltas=2, log_losses=1, redeliveries=1),
+    "the log is lost, a worker pauses, one stops": Bounds(deltas=2, log_losses=1, redeliveries=1, drains=1),
+    "the log is lost, a caller resumes, a worker dies": Bounds(readers=2, log_losses=1, resumes=1, deaths=1),
+    "the log is lost, a failure is reopened": Bounds(deltas=2, readers=2, log_losses=1, failures=1, retries=1),
+    "the queue is lost, the request comes again": Bounds(readers=2, queue_losses=1),
+}
+"""What `make model` explores besides, in minutes."""
+
+MISSED = {
+    "one-order": Bounds(redeliveries=1),
+    "said-when-stored": Bounds(),
+    "compare-and-set": Bounds(redeliveries=1),
+    "epoch-is-revision": Bounds(readers=2, withdrawals=1, retries=1),
+    "fence": Bounds(redeliveries=1),
+    "fence-then-fold": Bounds(redeliveries=1),
+    "base-is-checked": Bounds(deltas=2, log_losses=1, redeliveries=1, drains=1),
+    "epoch-opens-with-its-base": Bounds(deltas=2, log_losses=1, redeliveries=1, drains=1),
+    "commit-then-end": Bounds(redeliveries=1),
+    "follow-up-then-acknowledge": Bounds(deaths=1),
+    "record-is-the-judge": Bounds(readers=2),
+    "effects-under-call-id": Bounds(deaths=1),
+    "reopening-voids-the-failure": Bounds(readers=2, failures=1, retries=1),
+    "text-is-of-one-log": Bounds(log_losses=1, deaths=1),
+    "restart-is-told": Bounds(readers=2, log_losses=1, deaths=1, resumes=1),
+    "log-is-asked-after-the-fold": Bounds(log_losses=1, deaths=1),
+    "hole-reads-the-whole-call": Bounds(readers=2),
+    "one-inbox": Bounds(readers=2, queue_losses=1),
+    "failure-leaves-no-turn": Bounds(deltas=2, readers=2, failures=1, retries=1),
+    "last-claim-leaves-the-turn": Bounds(redeliveries=1, withdrawals=1, withdrawn=CANCELLED),
+}
+"""For each rule, where its absence shows."""
+
+assert set(MISSED) == set(NAMES)
