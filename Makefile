@@ -14,7 +14,7 @@ GEN_GO_GRPC_VERSION := v1.6.2
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-next check format bench proto system lock clean
+.PHONY: help demo up test test-next check format model bench proto system lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ check: $(VENV)/.ready ## Lint, format, types, generated code
 format: $(VENV)/.ready ## Formats the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+model: $(VENV)/.ready ## Explores the bus protocol as a model, and shows what each rule is for (about 10 minutes)
+	@$(BIN)/python -m tests.model
 
 bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 6 minutes)
 	@$(BIN)/python -m bench.bridge
