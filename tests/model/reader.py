@@ -71,7 +71,7 @@ def _attach(s: State, i: int, has: Text, scene: Scene) -> tuple[State, str]:
         reopens = record.revision
         record = Entry(record.revision + 1, product.reopened(record))
     place = Place(Position(reopened=reopens if scene.rules.reopening_voids_the_failure else 0))
-    log = held.log if held else s.generation
+    log = (held.log if held else 0) or s.generation
     reader = Reader(READING, inbox, held is not None, fold=place, log=log, has=has, reopens=reopens)
     if decision in (Attach.STORE, Attach.REOPEN):
         reader = reader._replace(at=STORING)
@@ -139,13 +139,13 @@ def _find_other_log(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]
     nothing was shown from another one. A decided call is over; of one that still runs, another claim may come.
     """
     record = s.record.record if s.record else None
-    if not r.text and (record is None or record.log == s.generation):
+    if not r.text and (record is None or record.log in (0, s.generation)):
         place = Place(Position(reopened=r.fold.position.reopened))
         after = r._replace(log=s.generation, passed=0, fold=place, mended=False)
         yield Step(("reader {} finds another log, and has shown nothing: it reads that", i), s.show(i, after))
     elif record is not None and (record.state == DONE or record.log == s.generation):
-        whole = record.state == DONE and record.status == OK and record.total == len(r.text)
-        after = _end(s, r, OK, scene) if whole else _ended(r, DATA_LOSS)
+        known = record.state == DONE and (record.status != OK or record.total == len(r.text))
+        after = _end(s, r, record.status, scene) if known else _ended(r, DATA_LOSS)
         yield Step(("reader {} finds another log and ends: {}", i, after.end or "OK"), s.show(i, after))
 
 

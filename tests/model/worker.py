@@ -143,20 +143,18 @@ def _folding(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     if rules.log_is_asked_after_the_fold and s.generation != w.seen.record.log:
         yield Step(("worker {} finds another log, and gives the job back", w.job), s.put(i, Worker()))
         return
-    below = s.log if first_fold else s.log[: w.fence]
+    below = [frame for frame in (s.log if first_fold else s.log[: w.fence]) if frame.inbox == w.inbox]
     text = _fold(below, w, scene)
     at = FENCING if rules.fence and not rules.fence_then_fold else SPEAKING
     told = ("worker {} folds {} frames and goes on at {}", w.job, len(below), len(text))
     yield Step(told, s.put(i, w._replace(at=at, text=text)))
 
 
-def _fold(frames: tuple[Frame, ...], w: Worker, scene: Scene) -> Text:
+def _fold(frames: list[Frame], w: Worker, scene: Scene) -> Text:
     assert w.seen is not None
     place = Place(Position(reopened=w.seen.record.reopened if scene.rules.reopening_voids_the_failure else 0))
     text: Text = ()
     for frame in frames:
-        if frame.inbox != w.inbox:
-            continue
         place, verdict = product.fold(place, frame, scene.rules)
         if verdict in (Verdict.HOLE, Verdict.LOST):
             break
