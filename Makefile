@@ -14,10 +14,10 @@ GEN_GO_GRPC_VERSION := v1.6.2
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-next check format model bench proto system lock clean
+.PHONY: help demo up cluster test test-cluster test-next model faults check format bench proto system lock clean
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or set PYTHON=/path/to/python3.11"; exit 1; }
@@ -33,8 +33,14 @@ demo: $(VENV)/.ready ## Starts the whole system on free ports, shows a conversat
 up: $(VENV)/.ready ## Starts the whole system in the foreground; Ctrl-C stops it
 	@$(BIN)/python -m qingyu_ai.cli up
 
+cluster: $(VENV)/.ready ## Starts three NATS servers as one cluster in the foreground; Ctrl-C stops it
+	@$(BIN)/python -m qingyu_ai.cli cluster
+
 test: $(VENV)/.ready ## Runs all tests, on a real nats-server and real processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+test-cluster: $(VENV)/.ready ## Runs the tests of bus, bridge and whole systems on three nats-servers with three copies of everything
+	@TEST_NATS=cluster $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/bus tests/bridge tests/e2e
 
 test-next: ## Runs the tests on a later Python, if one is at hand
 	@if [ -n "$(NEXT_PYTHON)" ]; then \
@@ -56,8 +62,8 @@ format: $(VENV)/.ready ## Formats the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-model: $(VENV)/.ready ## Explores the bus protocol as a model, and shows what each rule is for (about 10 minutes)
-	@$(BIN)/python -m tests.model
+faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
+	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
 bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 6 minutes)
 	@$(BIN)/python -m bench.bridge

@@ -29,6 +29,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     presence = Presence(bus, f"{bus.inbox}.srv.presence")
     caller = Caller(bus, settings.bus, presence)
     metrics = Metrics()
+    metrics.watch(caller)
     checks = Health(bus, presence, settings, metrics)
     edge = Edge(caller, checks, settings, metrics)
 

@@ -32,6 +32,9 @@ TRACEPARENT_KEY = "traceparent"
 RESUME_KEY = "x-resume-from"
 """Metadata of a stream that is read again: how much of it the caller has (see `resume`)."""
 
+LINGER_KEY = "x-linger-ms"
+"""Metadata of a job: for how long it goes on when its caller is lost, so that the caller may come back."""
+
 NEEDS_USER: frozenset[type[Message]] = frozenset(
     (ai.AgentRequest, rag.SearchRequest, rag.IndexRequest, rag.DeleteRequest)
 )
@@ -51,6 +54,8 @@ class Admitted(NamedTuple):
     """The caller chose the request id."""
     resume_from: int | None
     """What the caller has of the stream already; None: it does not resume."""
+    linger_seconds: float = 0.0
+    """How long the call goes on without its caller."""
 
 
 class Incoming(NamedTuple):
@@ -61,11 +66,13 @@ class Incoming(NamedTuple):
     traceparent: str
     resume_from: str = ""
     """As given; empty: not given."""
+    linger: str = ""
+    """As given; empty: not given."""
 
     @classmethod
     def of(cls, metadata: Sequence[tuple[str, str | bytes]] | None) -> Incoming:
         """Pick what this edge knows; everything else stays outside."""
-        request_id = traceparent = resume_from = ""
+        request_id = traceparent = resume_from = linger = ""
         for key, value in metadata or ():
             if key == REQUEST_ID_KEY and isinstance(value, str):
                 request_id = value
@@ -73,7 +80,9 @@ class Incoming(NamedTuple):
                 traceparent = value
             elif key == RESUME_KEY and isinstance(value, str):
                 resume_from = value
-        return cls(request_id, traceparent, resume_from)
+            elif key == LINGER_KEY and isinstance(value, str):
+                linger = value
+        return cls(request_id, traceparent, resume_from, linger)
 
 
 def new_request_id() -> str:
@@ -116,6 +125,7 @@ def admit(
     violations = list(RULES[route.request](message))
     user, project, request_id = _identity(route, message, incoming, violations)
     resume_from = _resume_from(route, incoming.resume_from, request_id, violations)
+    linger = _linger(incoming.linger, settings.bridge.longest_linger_seconds, violations) if incoming.linger else 0.0
     if violations:
         raise Invalid(*violations)
     bus = settings.bus
@@ -137,7 +147,7 @@ def admit(
         digest=digest,
         traceparent=incoming.traceparent,
     )
-    return Admitted(message, envelope, chosen, resume_from)
+    return Admitted(message, envelope, chosen, resume_from, linger)
 
 
 def request_id_of(route: Route[Any, Any], body: object, incoming: Incoming) -> str:
@@ -164,6 +174,13 @@ def _resume_from(route: Route[Any, Any], given: str, request_id: str, violations
     else:
         return int(given)
     return None
+
+
+def _linger(given: str, longest: float, violations: list[tuple[str, str]]) -> float:
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        violations.append((LINGER_KEY, "must be a whole number of milliseconds"))
+        return 0.0
+    return min(int(given) / 1000, longest)
 
 
 def _identity(

@@ -13,7 +13,9 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 
+from qingyu_ai import routes
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.chunks import merge_encoded, shape_of
 from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded
@@ -26,6 +28,7 @@ from qingyu_ai.settings import Settings
 
 from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id, request_id_of
 from .batch import Batch
+from .control import Control
 from .health import Health
 from .metrics import Metrics, RouteMetrics
 from .resume import Resume
@@ -63,7 +66,13 @@ class Edge:
 
     def __init__(self, caller: Caller, health: Health, settings: Settings, metrics: Metrics) -> None:
         self._caller = caller
-        self._health = health
+        control = Control(caller)
+        self._answers: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
+            routes.HEALTH_CHECK.path: lambda _, request: health.check(),
+            routes.CANCEL.path: control.cancel,
+            routes.DESCRIBE.path: control.describe,
+        }
+        """Of the rows that this process answers: (user, request) to the reply."""
         self._settings = settings
         self._metrics = metrics
         self._limit = settings.bridge.max_calls
@@ -208,6 +217,10 @@ class Edge:
             while chunks := await reading.take():
                 if resume is not None:
                     chunks = resume.trim(chunks)
+                    if chunks and began is not None:
+                        await self._caller.check_rest(reading)
+                    elif not chunks:
+                        continue
                 if began is not None:
                     metrics.first_chunk.observe(time.monotonic() - began)
                     began = None
@@ -238,8 +251,9 @@ class Edge:
         return await batch.run(bodies, opened.request_id, incoming, opened.context.time_remaining())
 
     async def _here(self, route: EdgeRoute[Any, Any], body: bytes, opened: Opened) -> bytes:
-        await self._admit(route, body, opened)
-        return (await self._health.check()).SerializeToString()
+        admitted = await self._admit(route, body, opened)
+        answer = await self._answers[route.path](admitted.envelope.user, admitted.message)
+        return answer.SerializeToString()
 
     async def _submit(self, route: Route[Any, Any], body: bytes, admitted: Admitted) -> Reading:
         return await self._caller.submit(
@@ -251,9 +265,9 @@ class Edge:
             begun=bool(admitted.resume_from),
         )
 
-    def withdraw(self, reading: Reading, fault: Fault) -> None:
+    def withdraw(self, reading: Reading, fault: Fault, linger_seconds: float = 0.0) -> None:
         """A caller is gone: its call is decided so, unless it is we who send the caller away."""
-        self._caller.close(reading, None if self.stopping else fault)
+        self._caller.close(reading, None if self.stopping else fault, linger_seconds=linger_seconds)
 
     def close(self, reading: Reading) -> None:
         """A call has been answered."""
@@ -287,8 +301,10 @@ class _Watch:
             case Expired():
                 self._edge.withdraw(self._reading, error)
             case asyncio.CancelledError():
-                late = self._admitted.envelope.deadline.remaining < EARLY
-                self._edge.withdraw(self._reading, Expired() if late else Cancelled())
+                if self._admitted.envelope.deadline.remaining < EARLY:
+                    self._edge.withdraw(self._reading, Expired())
+                else:
+                    self._edge.withdraw(self._reading, Cancelled(), self._admitted.linger_seconds)
             case _:
                 # The stream broke on our side; the job goes on, and the same request id finds it again.
                 self._edge.close(self._reading)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from qingyu_ai.bus import topology
+from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.errors import Code
+from qingyu_ai.bus.gauge import Gauge as StreamGauge
 from qingyu_ai.process import CALL_BUCKETS
 from qingyu_ai.routes import Route
 
@@ -57,7 +61,25 @@ class Metrics:
         self.connected = Gauge(
             "qingyu_bridge_bus_connected", "1 while there is a connection to NATS", registry=registry
         )
+        self._registry = registry
         self.refused = Counter("qingyu_bridge_refused", "Calls refused because the process is full", registry=registry)
+
+    def watch(self, caller: Caller) -> None:
+        """Show what this process holds for its calls, and how full the streams are."""
+        readers = caller.readers
+        for name, what, value in (
+            ("readers", "Job calls that are read now", lambda: len(readers)),
+            ("joined_readers", "Of these: by a consumer of their own", lambda: readers.apart),
+            ("held_bytes", "Bytes that wait for slow callers", lambda: readers.held_bytes),
+            ("lingering", "Calls that wait for their caller to come back", lambda: readers.withdrawals.lingering),
+            ("tasks", "Tasks beside the calls", lambda: readers.tasks),
+        ):
+            Gauge(f"qingyu_bridge_{name}", what, registry=self._registry).set_function(value)
+        used = Gauge("qingyu_stream_bytes", "Bytes in a stream of the broker", ["stream"], registry=self._registry)
+        limit = Gauge("qingyu_stream_max_bytes", "Bytes that it may have", ["stream"], registry=self._registry)
+        for stream in topology.WATCHED:
+            used.labels(stream).set_function(functools.partial(_bytes, readers.gauge, stream))
+            limit.labels(stream).set_function(functools.partial(_max_bytes, readers.gauge, stream))
 
     def of(self, route: Route[Any, Any]) -> RouteMetrics:
         """The counters of a row."""
@@ -73,3 +95,13 @@ class Metrics:
             deltas=self._deltas.labels(method),
             codes={code: self._calls.labels(method, code.name) for code in Code},
         )
+
+
+def _bytes(gauge: StreamGauge, stream: str) -> float:
+    usage = gauge.usage.get(stream)
+    return usage.bytes if usage else 0
+
+
+def _max_bytes(gauge: StreamGauge, stream: str) -> float:
+    usage = gauge.usage.get(stream)
+    return usage.max_bytes if usage else 0

@@ -14,9 +14,10 @@ from google.protobuf.message import Message
 from qingyu_ai.bus import subjects
 from qingyu_ai.bus.errors import NotFound
 from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import control_pb2 as control
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as tool
-from qingyu_ai.routes import AGENT_TYPES
+from qingyu_ai.routes import AGENT_TYPES, ROUTES, Job, StreamJob
 
 Violation = tuple[str, str]
 """(field, what is wrong with it)."""
@@ -34,6 +35,8 @@ MAX_TOP_K = 1_000
 MAX_TIMEOUT_SECONDS = 24 * 3600
 MAX_RETRIES = 20
 MAX_MESSAGES = 2_000
+JOBS = tuple(route.method for route in ROUTES if isinstance(route, Job | StreamJob))
+"""Rows whose calls have a record, and can be described and cancelled by name."""
 ROLES = frozenset(("system", "user", "assistant"))
 
 _ID = re.compile(r"[^\x00-\x20\x7f\u2028\u2029](?:[^\x00-\x1f\x7f\u2028\u2029]*[^\x00-\x20\x7f\u2028\u2029])?")
@@ -153,6 +156,13 @@ def _list_tools(r: tool.ListToolsRequest) -> Sequence[Violation]:
     return check_id("category", r.category)
 
 
+def _named_call(r: control.CancelRequest | control.DescribeRequest) -> Sequence[Violation]:
+    found = [*check_request_id("request_id", r.request_id)]
+    if r.method not in JOBS:
+        found.append(("method", f"must be one of {', '.join(JOBS)}"))
+    return found
+
+
 RULES: dict[type[Message], Callable[[Any], Sequence[Violation]]] = {
     ai.AgentRequest: _agent,
     ai.ChatRequest: _chat,
@@ -163,5 +173,7 @@ RULES: dict[type[Message], Callable[[Any], Sequence[Violation]]] = {
     tool.ToolRequest: _call_tool,
     tool.ListToolsRequest: _list_tools,
     tool.GetToolInfoRequest: _tool_info,
+    control.CancelRequest: _named_call,
+    control.DescribeRequest: _named_call,
 }
-"""Every request type of the contract has its rule; tests/bridge/test_rules.py compares this with the table."""
+"""Every request type of the table has its rule; tests/bridge/test_rules.py compares this with the table."""

@@ -28,10 +28,10 @@ PROTO = ROOT / "proto"
 CONTRACT = ("common", "ai_agent", "rag", "tool")
 """The frozen files, in the order in which their descriptor set is pinned (tests/contract/test_descriptors.py)."""
 
-OWN = ("bus",)
+OWN = ("bus", "control")
 """The project's additions."""
 
-SERVICES = ("ai_agent", "rag", "tool")
+SERVICES = ("ai_agent", "rag", "tool", "control")
 """The files that declare services: only they get gRPC stubs."""
 
 PYTHON = Path("qingyu_ai/contract")
@@ -40,7 +40,7 @@ MESSAGES = PYTHON / "messages"
 GO = Path("clients/go/gen")
 
 GO_MODULE = "qingyu.ai/clients/go/gen"
-GO_PACKAGES = {"common": "common", "ai_agent": "agent", "rag": "rag", "tool": "tool"}
+GO_PACKAGES = {"common": "common", "ai_agent": "agent", "rag": "rag", "tool": "tool", "control": "control"}
 """The frozen `go_package` options name directories of the Go backend, which this module cannot be: M options map them."""
 
 GO_PLUGINS = {
@@ -118,7 +118,7 @@ def generate_go() -> Files:
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory)
         (out / GO).mkdir(parents=True)
-        protoc(out, CONTRACT, f"--go_out={GO}", f"--go-grpc_out={GO}", *options)
+        protoc(out, GO_PACKAGES, f"--go_out={GO}", f"--go-grpc_out={GO}", *options)
         return read([GO], root=out)
 
 

@@ -17,6 +17,7 @@ from .bus.worker import Worker
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
+from .watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,7 @@ async def _supervised(main: Main, settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
+    watchdog = Watchdog(settings.bus.watchdog_seconds)
     try:
         await main(settings, stop)
     except AddressTaken as e:
@@ -73,6 +75,8 @@ async def _supervised(main: Main, settings: Settings) -> int:
     except TransportError as e:
         log.error("bus_not_available", error=str(e))
         return EXIT_LOST
+    finally:
+        watchdog.stop()
     return 0
 
 
@@ -117,7 +121,6 @@ async def worker_process(
     worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata)
     serve(bus, worker)
     observe(worker)
-    bus.on_reconnect(worker.look_at_log)
 
     def unready() -> str:
         return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"
@@ -137,6 +140,14 @@ def observe(worker: Worker) -> None:
     seconds = Histogram("qingyu_worker_call_seconds", "Duration of calls", ["method"], buckets=CALL_BUCKETS)
     running = Gauge("qingyu_worker_running", "Calls that run now")
     running.set_function(lambda: worker.running)
+    for name, what, value in (
+        ("slots", "Jobs that may run at once", lambda: worker.slots),
+        ("suspects", "Jobs that run alone, or wait to, because workers were lost over them", lambda: worker.suspects),
+        ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.waiting_deltas),
+        ("dead_letters", "Jobs put aside by this process", lambda: worker.dead_letters.stored),
+        ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.dead_letters.lost),
+    ):
+        Gauge(f"qingyu_worker_{name}", what).set_function(value)
 
     def finished(method: str, duration: float) -> None:
         calls.labels(method).inc()

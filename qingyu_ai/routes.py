@@ -1,4 +1,4 @@
-"""THE table: one row per RPC of the contract. Read this file first.
+"""THE table: one row per RPC of the contract, and of what stands beside it. Read this file first.
 
 What can be asked again is an `Rpc`: core request/reply, at most once, no listener means UNAVAILABLE at once. What costs
 money or changes data is a `Job`: stored in a work queue, claimed, logged, committed (docs/bus-protocol.md). The kind of row
@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from .contract import ai_agent_pb2 as ai
+from .contract import control_pb2 as control
 from .contract import rag_pb2 as rag
 from .contract import tool_pb2 as tool
 
@@ -85,6 +86,7 @@ class Edge(Route[Req, Rep]):
 AGENT_SERVICE = "qingyu.ai.agent.AIAgentService"
 RAG_SERVICE = "qingyu.ai.rag.RAGService"
 TOOL_SERVICE = "qingyu.ai.tool.ToolService"
+CONTROL_SERVICE = "qingyu.ai.control.v1.CallControl"
 
 # fmt: off
 EXECUTE_AGENT = Job(
@@ -101,6 +103,8 @@ BATCH_INDEX = JobStream(RAG_SERVICE, "BatchIndex", rag.IndexRequest, rag.BatchIn
 CALL_TOOL = Rpc(TOOL_SERVICE, "CallTool", tool.ToolRequest, tool.ToolResponse, "tool", "ai.rpc.tool.call", "tool_name")
 LIST_TOOLS = Rpc(TOOL_SERVICE, "ListTools", tool.ListToolsRequest, tool.ListToolsResponse, "tool", "ai.rpc.tool.list")
 GET_TOOL_INFO = Rpc(TOOL_SERVICE, "GetToolInfo", tool.GetToolInfoRequest, tool.ToolInfo, "tool", "ai.rpc.tool.info", "tool_name")
+CANCEL = Edge(CONTROL_SERVICE, "Cancel", control.CancelRequest, control.CancelResponse, "bridge", "")
+DESCRIBE = Edge(CONTROL_SERVICE, "Describe", control.DescribeRequest, control.DescribeResponse, "bridge", "")
 # fmt: on
 
 ROUTES: tuple[Route[Any, Any], ...] = (
@@ -116,6 +120,8 @@ ROUTES: tuple[Route[Any, Any], ...] = (
     CALL_TOOL,
     LIST_TOOLS,
     GET_TOOL_INFO,
+    CANCEL,
+    DESCRIBE,
 )
 
 

@@ -55,6 +55,8 @@ class Nats(_Section):
     host: str = "127.0.0.1"
     port: Port = 4222
     monitor_port: Port = 8222
+    route_port: Port = 6222
+    """Between the servers that `cluster` starts; each server has the next port of all three."""
 
     @property
     def servers(self) -> list[str]:
@@ -74,6 +76,11 @@ class Bus(_Section):
     lease_seconds: Seconds = 10.0
     ack_wait_seconds: Seconds = 10.0
     in_progress_seconds: Seconds = 3.0
+    patience_seconds: Seconds = 20.0
+    """How long the broker may take to store something before it is given up: servers of a cluster that lost a leader vote for up
+    to nine seconds."""
+    watchdog_seconds: Seconds = 30.0
+    """A process whose event loop has not turned for so long ends itself: what it holds goes on elsewhere."""
     attempts: Annotated[int, Field(ge=1)] = 5
     """Workers that may be lost over one job before it is put aside."""
     retries: Annotated[int, Field(ge=0)] = 3
@@ -85,11 +92,17 @@ class Bus(_Section):
     """Deltas that may be on their way to one reader, and chunks that a bridge holds for it."""
     window_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
     call_log_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
+    joined_readers: Annotated[int, Field(ge=1)] = 1000
+    """Calls that one bridge reads by a consumer of their own: joined, or read again."""
+    lingering_calls: Annotated[int, Field(ge=0)] = 4000
+    """Calls of one bridge that wait for their caller to come back; one more is cancelled at once."""
     log_age_seconds: Seconds = 20 * 60.0
     log_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     queue_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     record_age_seconds: Seconds = 24 * 3600.0
     record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    dead_letter_age_seconds: Seconds = 30 * 24 * 3600.0
+    dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     merge: bool = True
@@ -118,6 +131,8 @@ class Bridge(_Section):
     """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
     max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
     """Documents of one BatchIndex that are on their way at once."""
+    longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
+    """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
     drain_seconds: Seconds = 30.0
 
 
@@ -321,10 +336,12 @@ def load(**overrides: object) -> Settings:
     if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
         raise SettingsError(problem)
     bus = settings.bus
-    if bus.longest_deadline_seconds >= bus.log_age_seconds:
+    longest = bus.longest_deadline_seconds + settings.bridge.longest_linger_seconds
+    if longest >= bus.log_age_seconds:
         raise SettingsError(
-            "QINGYU_BUS__LONGEST_DEADLINE_SECONDS must be below QINGYU_BUS__LOG_AGE_SECONDS: "
-            f"a call of {bus.longest_deadline_seconds:g} s would outlive a log of {bus.log_age_seconds:g} s"
+            "QINGYU_BUS__LONGEST_DEADLINE_SECONDS and QINGYU_BRIDGE__LONGEST_LINGER_SECONDS together must be below "
+            "QINGYU_BUS__LOG_AGE_SECONDS: "
+            f"a call of {longest:g} s would outlive a log of {bus.log_age_seconds:g} s"
         )
     return settings
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from tests.nats_cluster import ON_CLUSTER, AnyNats, session_cluster
 from tests.nats_process import NatsProcess
 
 
 @pytest.fixture(scope="session")
-def nats_process() -> Iterator[NatsProcess]:
-    """A real nats-server, one for each test process."""
+def nats_process() -> Iterator[AnyNats]:
+    """A real nats-server, or a cluster of them, one for each test process."""
+    if ON_CLUSTER:
+        yield session_cluster()
+        return
     process = NatsProcess()
     process.start()
     yield process

@@ -14,6 +14,8 @@ from tests.ports import free_port
 class NatsProcess:
     """One nats-server with the repository's configuration."""
 
+    replicas = 1
+
     def __init__(self, config: Path | None = None) -> None:
         self._config = config or nats_server.shipped("nats.conf")
         self._dir = tempfile.TemporaryDirectory(prefix="qingyu-nats-")
@@ -49,6 +51,16 @@ class NatsProcess:
         self.kill()
         self._log.unlink()
         self.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not closed."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def servers(self) -> list[str]:
+        """Its address."""
+        return [self.url]
 
     @property
     def pid(self) -> int:

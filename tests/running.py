@@ -30,6 +30,7 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.settings import Settings, env_name
 from qingyu_ai.settings import Worker as WorkerSettings
+from tests.nats_cluster import ON_CLUSTER, AnyNats, NatsCluster, free_cluster
 from tests.nats_process import NatsProcess
 from tests.ports import free_port
 from tests.waiting import EVERY_SECONDS
@@ -177,10 +178,10 @@ class Running:
 class RunningBridge(Running):
     """A bridge process. It keeps its ports when it is started again."""
 
-    def __init__(self, name: str, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, module: str = "bridge") -> None:
         self.port, self.metrics_port = free_port(), free_port()
         ports = {"QINGYU_BRIDGE__PORT": str(self.port), "QINGYU_BRIDGE__METRICS_PORT": str(self.metrics_port)}
-        super().__init__(name, "bridge", {**env, **ports}, folder)
+        super().__init__(name, module, {**env, **ports}, folder)
 
     @property
     def target(self) -> str:
@@ -223,6 +224,8 @@ class System:
         bridges: how many.
         expected_workers: the kinds without which HealthCheck says `unhealthy`; None: those of `workers`.
         settings: more environment variables for all processes, by their full names.
+        nats: the broker; one that runs already is emptied first, and runs on afterwards. None: that of the suite.
+        bridge_module: what the bridges run.
     """
 
     def __init__(
@@ -231,14 +234,18 @@ class System:
         bridges: int = 1,
         expected_workers: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
+        nats: AnyNats | None = None,
+        bridge_module: str = "bridge",
     ) -> None:
+        self._bridge_module = bridge_module
         self._first_workers = [worker(w) if isinstance(w, str) else w for w in workers]
         self._first_bridges = bridges
         kinds = [w.kind for w in self._first_workers] if expected_workers is None else expected_workers
         self._settings = {"QINGYU_BRIDGE__EXPECTED_WORKERS": json.dumps(sorted(set(kinds))), **(settings or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="qingyu-system-")
         self._kinds: dict[Running, str] = {}
-        self.nats = NatsProcess()
+        self.nats: AnyNats = nats or (free_cluster() if ON_CLUSTER else NatsProcess())
+        self._nats_is_ours = not self.nats.running
         self.bridges: list[RunningBridge] = []
 
     def __repr__(self) -> str:
@@ -259,6 +266,7 @@ class System:
         """What every process gets, and nothing that a developer has set for the system at hand."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
         own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NATS_URL": self.nats.url}
+        own[env_name(("bus", "replicas"))] = str(self.nats.replicas)
         own[env_name(("bridge", "drain_seconds"))] = str(DRAIN_SECONDS)
         for section, described in Settings.model_fields.items():
             if isinstance(described.default, WorkerSettings):
@@ -277,7 +285,8 @@ class System:
 
     def add_bridge(self) -> RunningBridge:
         """Start one more bridge process, on its own port."""
-        process = RunningBridge(f"bridge-{len(self.bridges) + 1}", self.env, Path(self._folder.name))
+        name = f"bridge-{len(self.bridges) + 1}"
+        process = RunningBridge(name, self.env, Path(self._folder.name), self._bridge_module)
         self.bridges.append(process)
         process.start()
         return process
@@ -325,7 +334,11 @@ class System:
 
     def __enter__(self) -> System:
         try:
-            self.nats.start()
+            if self._nats_is_ours:
+                self.nats.start()
+            elif isinstance(self.nats, NatsCluster):
+                self.nats.lent = True
+                self.nats.empty()
             for _ in range(self._first_bridges):
                 self.add_bridge()
             for one in self._first_workers:
@@ -363,6 +376,9 @@ class System:
             for process in (*self.bridges, *self.workers):
                 if process.alive:
                     process.kill()
-            self.nats.close()
+            if self._nats_is_ours:
+                self.nats.close()
+            elif isinstance(self.nats, NatsCluster):
+                self.nats.lent = False
             self._folder.cleanup()
         return complaints

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from qingyu_ai import routes
 from qingyu_ai.bus import topology
-from qingyu_ai.contract import ai_agent_pb2, rag_pb2, tool_pb2
+from qingyu_ai.contract import ai_agent_pb2, control_pb2, rag_pb2, tool_pb2
 from qingyu_ai.routes import Edge, Job, JobStream, Route, Rpc, StreamJob
 
 
@@ -18,7 +18,7 @@ def contract() -> dict[str, MethodDescriptor]:
     """Every RPC of the contract by its path."""
     return {
         f"/{service.full_name}/{method.name}": method
-        for module in (ai_agent_pb2, rag_pb2, tool_pb2)
+        for module in (ai_agent_pb2, rag_pb2, tool_pb2, control_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
@@ -27,7 +27,7 @@ def contract() -> dict[str, MethodDescriptor]:
 def test_every_rpc_is_a_row_and_every_row_an_rpc() -> None:
     assert [route.path for route in routes.ROUTES] == list(dict.fromkeys(route.path for route in routes.ROUTES))
     assert {route.path for route in routes.ROUTES} == set(contract())
-    assert len(routes.ROUTES) == 12
+    assert len(routes.ROUTES) == 14
 
 
 @pytest.mark.parametrize("route", routes.ROUTES, ids=lambda r: r.method)
@@ -67,4 +67,5 @@ def test_services_know_the_workers_behind_them() -> None:
         routes.AGENT_SERVICE: ("agent", "chat"),
         routes.RAG_SERVICE: ("rag",),
         routes.TOOL_SERVICE: ("tool",),
+        routes.CONTROL_SERVICE: (),
     }

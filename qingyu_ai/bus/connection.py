@@ -2,12 +2,14 @@
 
 - Messages are handled where they are read, and publishes are written where they are made (see `client`).
 - Sizes are checked here, headers included: the server answers one byte too many by closing the connection for good.
-- Nothing is published while there is no connection: nats-py would keep it and send it long after its caller gave up.
+- Nothing is published while there is no connection: nats-py would keep it and send it long after its caller gave up. A request
+  waits for the next connection, for half a second at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import secrets
@@ -49,6 +51,8 @@ log = structlog.get_logger(__name__)
 SEQUENCE = "Nats-Sequence"
 SUBJECT = "Nats-Subject"
 MAX_SUBJECT = 512
+NO_MESSAGE = 10037
+"""The management API's error for a subject without a message."""
 SAME_ERROR_EVERY = 10.0
 """Seconds between two log lines about the same error of the connection."""
 
@@ -56,6 +60,14 @@ MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for the socket; a broker that takes nothing must not fill our memory."""
 API_TIMEOUT = 5.0
 """Seconds for one call of the JetStream management API."""
+
+PATIENCE = 0.5
+"""Seconds after a loss of the connection for which what is asked waits for the next one. To another server of a cluster it takes
+a few milliseconds; a broker that is gone for longer is to be told at once."""
+
+RESEND_SECONDS = 0.1
+VOTE_SECONDS = 10.0
+"""For which a request is made again when nobody listens; who made it mostly forgets it sooner. A vote is over in nine seconds."""
 
 
 class NatsBus:
@@ -67,6 +79,12 @@ class NatsBus:
         self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"
         self.max_payload = 0
         self._waiting: dict[int, OnReply] = {}
+        self._asked: set[asyncio.Future[tuple[bytes, Headers | None]]] = set()
+        self._held: dict[int, tuple[str, bytes, bytes]] = {}
+        """Requests that wait for the next connection, by token."""
+        self._connections = 1
+        self._back = asyncio.Event()
+        self._lost_at = 0.0
         self._next_token = 0
         self._prefix_length = len(self.inbox) + 1
         self._on_reconnect: list[Hook] = []
@@ -114,6 +132,7 @@ class NatsBus:
         async def disconnected() -> None:
             if not bus._closing:
                 log.warning("bus_disconnected", servers=shown)
+            bus._lost()
 
         try:
             await bus._nc.connect(
@@ -144,6 +163,11 @@ class NatsBus:
         return self._js
 
     @property
+    def connections(self) -> int:
+        """See `transport.Bus.connections`."""
+        return self._connections
+
+    @property
     def connected(self) -> bool:
         """See `transport.Bus.connected`."""
         return self._nc.is_connected
@@ -154,22 +178,55 @@ class NatsBus:
         return self._nc.client_id
 
     def on_reconnect(self, hook: Hook) -> None:
-        """Have something done after each reconnection."""
+        """See `transport.Bus.on_reconnect`."""
         self._on_reconnect.append(hook)
 
     async def _reconnected(self) -> None:
         log.info(
             "bus_reconnected", server=self._nc.connected_url.netloc.rpartition("@")[2] if self._nc.connected_url else ""
         )
+        self._connections += 1
+        self._back.set()
+        held, self._held = self._held, {}
+        for token, (subject, data, headers) in held.items():
+            with contextlib.suppress(TransportError):
+                self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+        for pull in self._pulls:
+            pull.reset()
+        for reader in self._readers:
+            reader.mend("reconnected")
+        # After those, because a hook that looks at streams may wait for a vote among servers, and what it makes is there for
+        # them later too.
         for hook in self._on_reconnect:
             try:
                 await hook()
             except Exception:
                 log.exception("reconnect_hook_failed")
         for pull in self._pulls:
-            pull.reset()
-        for reader in self._readers:
-            reader.mend("reconnected")
+            pull.renew()
+
+    def _lost(self) -> None:
+        """The connection is gone, and with it the answers that were on their way."""
+        self._lost_at = time.monotonic()
+        self._back.clear()
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(Disconnected("the connection to NATS was lost before the answer came"))
+        asyncio.get_running_loop().call_later(PATIENCE, self._give_up, self._lost_at)
+
+    @property
+    def _just_lost(self) -> bool:
+        return not self._nc.is_connected and time.monotonic() - self._lost_at < PATIENCE and not self._closing
+
+    def _give_up(self, lost_at: float) -> None:
+        """Refuse what has waited for a connection in vain."""
+        if self._nc.is_connected or lost_at != self._lost_at:
+            return  # it is back, or was lost again meanwhile
+        held, self._held = self._held, {}
+        for token in held:
+            on_reply = self._waiting.pop(token, None)
+            if on_reply is not None:
+                on_reply(b"", None)
 
     # Core messages.
 
@@ -191,13 +248,42 @@ class NatsBus:
     def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """See `transport.Bus.request`."""
         token = self._next_token = self._next_token + 1
-        self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
-        self._waiting[token] = on_reply
+        try:
+            self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+        except Disconnected:
+            if not self._just_lost:
+                raise
+            self._held[token] = (subject, data, headers)
+        self._waiting[token] = self._resending(token, subject, data, headers, on_reply)
         return token
+
+    def _resending(self, token: int, subject: str, data: bytes, headers: bytes, on_reply: OnReply) -> OnReply:
+        """Ask again while nobody listens: a stream whose servers vote has nobody, and nothing was stored by asking."""
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+
+        def answered(body: bytes, reply_headers: Headers | None) -> None:
+            nobody = not body and (reply_headers or {}).get(STATUS) == "503"
+            if not nobody or time.monotonic() - began > VOTE_SECONDS:
+                on_reply(body, reply_headers)
+                return
+            self._waiting[token] = answered
+            loop.call_later(RESEND_SECONDS, again)
+
+        def again() -> None:
+            if token not in self._waiting or token in self._held:
+                return
+            try:
+                self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+            except TransportError:
+                self._waiting.pop(token)
+                on_reply(b"", None)
+
+        return answered
 
     def forget(self, token: int) -> None:
         """See `transport.Bus.forget`."""
         self._waiting.pop(token, None)
+        self._held.pop(token, None)
 
     def _on_inbox(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         on_reply = self._waiting.pop(int(subject[self._prefix_length :]), None)
@@ -209,6 +295,10 @@ class NatsBus:
     ) -> tuple[bytes, Headers | None]:
         """See `transport.Bus.ask`."""
         loop = asyncio.get_running_loop()
+        if self._just_lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout, PATIENCE)):
+                    await self._back.wait()
         answer: asyncio.Future[tuple[bytes, Headers | None]] = loop.create_future()
 
         def arrived(data: bytes, headers: Headers | None) -> None:
@@ -219,12 +309,16 @@ class NatsBus:
             if not answer.done():
                 answer.set_exception(ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s"))
 
-        token = self.request(subject, data, arrived, headers=headers)
+        token = self._next_token = self._next_token + 1
+        self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+        self._waiting[token] = arrived
+        self._asked.add(answer)
         timer = loop.call_later(timeout, late)
         try:
             body, reply_headers = await answer
         finally:
             timer.cancel()
+            self._asked.discard(answer)
             self.forget(token)
         if reply_headers and reply_headers.get(STATUS) == "503" and not body:
             raise NoResponders(subject)
@@ -271,8 +365,19 @@ class NatsBus:
             raise StoreRefused(subject, 503, "no stream captures this subject") from None
         return parse_ack(subject, body)
 
-    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """See `transport.Bus.last`."""
+        if newest:
+            try:
+                found = await self._api(
+                    f"STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode(), timeout
+                )
+            except StoreRefused as e:
+                if e.code == NO_MESSAGE:
+                    return None
+                raise
+            message = found["message"]
+            return Stored(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
         return await self._direct_get(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout)
 
     async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
@@ -282,7 +387,11 @@ class NatsBus:
 
     async def _direct_get(self, api: str, wanted: bytes, timeout: float) -> Stored | None:
         try:
-            body, headers = await self.ask(api, wanted, timeout=timeout)
+            try:
+                body, headers = await self.ask(api, wanted, timeout=timeout)
+            except Disconnected:
+                # To read twice does no harm; the second time waits for the next connection.
+                body, headers = await self.ask(api, wanted, timeout=timeout)
         except NoResponders:
             raise StoreRefused(api, 503, "the stream is not there") from None
         headers = headers or {}
@@ -292,6 +401,10 @@ class NatsBus:
         if status is not None:
             raise StoreRefused(api, int(status), headers.get(DESCRIPTION, ""))
         return Stored(headers[SUBJECT], int(headers[SEQUENCE]), body)
+
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """See `transport.Bus.drop`."""
+        await self._api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
 
     async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
         """See `transport.Bus.follow`."""
@@ -331,14 +444,17 @@ class NatsBus:
         return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
 
     async def _info(self, stream: str) -> dict[str, Any]:
+        return await self._api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)
+
+    async def _api(self, request: str, body: bytes, timeout: float) -> dict[str, Any]:
         try:
-            body, _ = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=API_TIMEOUT)
+            answer, _ = await self.ask(f"$JS.API.{request}", body, timeout=timeout)
         except NoResponders:
-            raise StoreRefused(stream, 503, "JetStream is not running") from None
-        info: dict[str, Any] = json.loads(body)
-        if "error" in info:
-            raise StoreRefused(stream, info["error"].get("err_code", 0), info["error"].get("description", ""))
-        return info
+            raise StoreRefused(request, 503, "JetStream is not running") from None
+        said: dict[str, Any] = json.loads(answer)
+        if "error" in said:
+            raise StoreRefused(request, said["error"].get("err_code", 0), said["error"].get("description", ""))
+        return said
 
     async def ensure_topology(self, settings: Any) -> None:
         """Make the streams and buckets (see `topology.ensure`)."""

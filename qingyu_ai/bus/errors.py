@@ -250,7 +250,19 @@ class Interrupted(Fault):
             "WORKER_LOST",
             "The worker on this call was lost before it finished; try again with another request id",
             "处理该请求的服务中断，请换一个请求号重试",
-            retry_seconds=1.0,
+        )
+
+
+class GaveUp(Fault):
+    """A job was the end of several workers, and was put aside."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(
+            Code.INTERNAL,
+            "DEAD_LETTER",
+            f"This request was put aside after {deaths} workers were lost over it; please report its request id",
+            f"该请求已导致 {deaths} 个服务进程中断，现已搁置；请将请求号告知我们",
+            facts={"deaths": str(deaths)},
         )
 
 
@@ -373,3 +385,14 @@ class PayloadTooLarge(TransportError):
         super().__init__(f"{size} bytes with headers, the limit is {limit}")
         self.size = size
         self.limit = limit
+
+
+def fault_of(error: TransportError) -> Fault:
+    """Translate at the border: what the broker did not do, as the caller may see it."""
+    match error:
+        case PayloadTooLarge():
+            return TooLarge("The request", "请求", error.size, error.limit)
+        case StoreRefused(code=code) if code in (10077, 10047, 10023):
+            return Overloaded("The job queue is full", "任务队列已满")
+        case _:
+            return BusDown.of(error)

@@ -4,7 +4,7 @@ A reader stands at (epoch, next). The rules, in the order in which they are aske
 
 - a frame of a lower epoch is ignored: its worker was replaced;
 - a fence of a higher epoch is taken: from here on, only that epoch speaks;
-- a first frame of an epoch (one with `base`) that does not go on where the reader stands: something is lost;
+- what an epoch says first must have a `base`, and it must be where the reader stands: otherwise something is lost;
 - data at `next` is shown, lower is a repeat, higher is a hole;
 - an end whose count is `next`, or whose status is not OK, ends the call; unless the call was reopened after it.
 """
@@ -27,6 +27,8 @@ class Position:
     """The number of the next chunk to show: how many deltas it has shown."""
     reopened: int = 0
     """The revision of the decision that was reopened last: a failure said up to it is none any more."""
+    awaits_base: bool = False
+    """The epoch was heard of by a fence or a beat: where it goes on is still to be said."""
 
 
 class Verdict(Enum):
@@ -58,15 +60,18 @@ def fold(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
         # It already says that the text is not whole, so it ends the call wherever the reader stands.
         return Position(epoch, at.next, at.reopened), Verdict.END
     # A repeat of an epoch's first frame carries `base` again; for a reader already in that epoch it is a mere repeat.
-    if epoch > at.epoch and frame.HasField("base") and frame.base != at.next:
-        return at, Verdict.HOLE if frame.base > at.next else Verdict.LOST
+    if (epoch > at.epoch or at.awaits_base) and said in ("data", "end"):
+        if not frame.HasField("base") or frame.base > at.next:
+            return at, Verdict.HOLE
+        if frame.base < at.next:
+            return at, Verdict.LOST
     if said == "data":
         return _data(at, frame)
     if said == "end":
         if frame.end.count == at.next:
             return Position(epoch, at.next, at.reopened), Verdict.END
         return at, Verdict.HOLE if frame.end.count > at.next else Verdict.LOST
-    return Position(epoch, at.next, at.reopened), Verdict.HEAR
+    return Position(epoch, at.next, at.reopened, at.awaits_base or epoch > at.epoch), Verdict.HEAR
 
 
 def _data(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import structlog
 
-from . import topology
+from . import subjects, topology
 from .errors import TransportError
-from .transport import Bus, Usage
+from .transport import Bus, Headers, Subscription, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,9 @@ LOG_MARGIN = 5.0
 
 RECORDS_FULL = 0.98
 """Share of the record bucket above which no new call begins: a worker could not claim it."""
+
+REMEMBERED = 60.0
+"""Seconds for which the open calls of a bridge that is silent are still counted: its callers may resume them elsewhere."""
 
 
 def log_has_room(usage: Usage, oldest_open: float, now: float) -> bool:
@@ -45,26 +48,36 @@ class Gauge:
 
     Args:
         bus: the broker.
-        oldest_open: when the oldest open call of this bridge began, unix seconds; now, if there is none.
+        token: of this bridge.
+        oldest_open: when the oldest open call of this bridge began, unix seconds; 0: there is none.
     """
 
-    def __init__(self, bus: Bus, oldest_open: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, token: str, oldest_open: Callable[[], float]) -> None:
         self._bus = bus
+        self._token = token
         self._oldest_open = oldest_open
         self._task: asyncio.Task[None] | None = None
+        self._interest: Subscription | None = None
+        self._others: dict[str, tuple[float, float]] = {}
+        """By bridge: when its oldest open call began, and when it said so."""
         self.log_has_room = True
         self.records_have_room = True
-        self.log_generation = ""
-        """Which log there is now; empty: not looked yet."""
+        self.generations: dict[str, str] = {}
+        """By stream: which one there is now. A stream that was not looked at yet is not there."""
+        self.usage: dict[str, Usage] = {}
+        """By stream, at the last look."""
 
-    def start(self) -> None:
-        """Begin to look."""
+    async def start(self) -> None:
+        """Begin to look, and to hear of other bridges."""
+        self._interest = await self._bus.subscribe(f"{subjects.OPEN}.*", self._on_open)
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Look no more."""
         if self._task is not None:
             self._task.cancel()
+        if self._interest is not None:
+            await self._interest.stop()
 
     async def _keep(self) -> None:
         while True:
@@ -77,7 +90,21 @@ class Gauge:
             await asyncio.sleep(EVERY)
 
     async def _look(self) -> None:
-        frames, records = await self._bus.used(topology.LOG), await self._bus.used(topology.CALLS)
-        self.log_generation = frames.generation
-        self.log_has_room = log_has_room(frames, self._oldest_open(), time.time())
+        self._bus.publish(f"{subjects.OPEN}.{self._token}", str(self._oldest_open()).encode())
+        for stream in topology.WATCHED:
+            usage = self.usage[stream] = await self._bus.used(stream)
+            self.generations[stream] = usage.generation
+        now = time.time()
+        self.log_has_room = log_has_room(self.usage[topology.LOG], self._oldest_anywhere(now), now)
+        records = self.usage[topology.CALLS]
         self.records_have_room = records.max_bytes <= 0 or records.bytes < RECORDS_FULL * records.max_bytes
+
+    def _on_open(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        bridge = subject.rpartition(".")[2]
+        if bridge != self._token:
+            self._others[bridge] = float(data), time.time()
+
+    def _oldest_anywhere(self, now: float) -> float:
+        self._others = {b: (began, at) for b, (began, at) in self._others.items() if now - at < REMEMBERED}
+        began = [self._oldest_open(), *(began for began, _ in self._others.values())]
+        return min((b for b in began if b), default=now)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from google.protobuf.message import Message
 
 from qingyu_ai.routes import Route, StreamJob
 
@@ -18,6 +19,10 @@ from .errors import Internal
 from .headers import Envelope
 
 log = structlog.get_logger(__name__)
+
+
+async def _nowhere(part: Any) -> None:
+    """Where a row without notes puts them."""
 
 
 @dataclass(slots=True)
@@ -34,9 +39,11 @@ class Call:
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()
-    """Stream messages of this call that a worker before this one had said: the handler goes on after them."""
+    """What a worker before this one had said of the stream, or noted of the answer: the handler goes on after it."""
     follow_up: bytes = b""
     """For the row's follow-up, which runs after the commit, perhaps more than once and perhaps on another worker."""
+    note: Callable[[Any], Awaitable[None]] = _nowhere
+    """Of a unary row that was registered with `notes`: log a part of the answer, for a worker that takes over."""
 
     @classmethod
     def of(cls, envelope: Envelope) -> Call:
@@ -52,8 +59,9 @@ class Call:
         )
 
 
-FollowUp = Callable[[str, bytes], Awaitable[None]]
-"""(call id, what the handler left). Idempotent under the call id."""
+FollowUp = Callable[[str, bytes, int], Awaitable[None]]
+"""(call id, what the handler left, order). Idempotent under the call id. A call that was reopened is decided again: what it
+leaves then has a higher order, and takes the place of what it left before, whichever comes first."""
 
 
 @dataclass(slots=True)
@@ -67,10 +75,18 @@ class Served:
     continues: bool = False
     """Whether the handler heeds `Call.said`. One that does not cannot take over what was begun aloud."""
 
+    notes: type[Message] | None = None
+    """Of a unary row: what its handler notes while it works."""
+
+    @property
+    def parts(self) -> type[Message] | None:
+        """What the call's log is made of: stream messages or notes; None: it has an end only."""
+        return self.route.reply if isinstance(self.route, StreamJob) else self.notes
+
     @property
     def shape(self) -> Shape | None:
-        """Of the row's stream messages; None for a unary row."""
-        return shape_of(self.route.reply) if isinstance(self.route, StreamJob) else None
+        """Of these parts."""
+        return shape_of(self.parts) if self.parts else None
 
 
 def internal(event: str, **facts: object) -> Internal:

@@ -12,8 +12,11 @@ from urllib.parse import quote, unquote
 from .deadline import Deadline
 from .errors import Invalid, OtherVersion
 
-PROTOCOL = 1
-"""The version of the bus protocol that this release speaks. A release understands its own and the one before."""
+PROTOCOL = 2
+"""The version of the bus protocol that this release speaks. A release understands its own and the one before.
+
+1 is the first; 2 knows calls that were reopened. A request carries the lowest version that can serve it.
+"""
 
 VERSION = "Qai-Version"
 """Protocol version of the sender, a decimal number."""
@@ -46,6 +49,9 @@ DIGEST = "Qai-Digest"
 INBOX = "Qai-Inbox"
 """On jobs: the subject of the call's log (a captured subject cannot use the reply field)."""
 
+REOPENS = "Qai-Reopens"
+"""On jobs, if the call was decided before: the revision of the decision that this job is to replace. Since version 2."""
+
 TRACEPARENT = "traceparent"
 """W3C trace context, passed through."""
 
@@ -68,6 +74,7 @@ class Envelope(NamedTuple):
     digest: str = ""
     inbox: str = ""
     traceparent: str = ""
+    reopens: int = 0
 
     def encode(self, *, stored: bool) -> bytes:
         """Write the header block.
@@ -75,12 +82,15 @@ class Envelope(NamedTuple):
         Args:
             stored: the request goes to a work queue, so its deadline is a point in time.
         """
-        lines = [f"{VERSION}: {PROTOCOL}\r\n{CALL}: {self.call}\r\n{REQUEST}: {self.request_id}\r\n"]
+        version = 2 if self.reopens else 1
+        lines = [f"{VERSION}: {version}\r\n{CALL}: {self.call}\r\n{REQUEST}: {self.request_id}\r\n"]
         if stored:
             expires = self.deadline.to_unix_ms()
             lines.append(f"{EXPIRES_MS}: {expires}\r\n{DIGEST}: {self.digest}\r\n{INBOX}: {self.inbox}\r\n")
         else:
             lines.append(f"{REMAINING_MS}: {max(0, int(self.deadline.remaining * 1000))}\r\n")
+        if self.reopens:
+            lines.append(f"{REOPENS}: {self.reopens}\r\n")
         if self.user:
             lines.append(f"{USER}: {_quoted(self.user)}\r\n")
         if self.project:
@@ -120,6 +130,7 @@ class Envelope(NamedTuple):
                 digest=headers.get(DIGEST, ""),
                 inbox=headers.get(INBOX, ""),
                 traceparent=headers.get(TRACEPARENT, ""),
+                reopens=int(headers.get(REOPENS, "0")),
             )
         except (KeyError, ValueError) as e:
             raise Invalid(("headers", f"malformed or missing: {e}")) from None

@@ -6,8 +6,10 @@ claim · run, saying frames · last frame acknowledged · commit (compare-and-se
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -18,12 +20,15 @@ from qingyu_ai.routes import StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record, topology
+from .claiming import Claimant, Held, Stale
+from .dead import DeadLetters
 from .errors import (
     BusDown,
     Cancelled,
     Conflict,
     Expired,
     Fault,
+    GaveUp,
     Internal,
     Interrupted,
     Invalid,
@@ -34,41 +39,68 @@ from .errors import (
 from .fold import Position, Verdict, fold
 from .handler import Call, Served, internal
 from .headers import Envelope
-from .record import Claim, Entry, JobMessage
+from .record import Entry, JobMessage
 from .records import Records
 from .speaker import MAX_CHUNK, Speaker
 from .transport import Bus, Delivery
 
 log = structlog.get_logger(__name__)
 
+GIVE_BACK_SECONDS = 1.0
+"""For the word that a job is given back: the worker stops, or the broker does not answer anyway."""
 
-class Stale(Exception):
-    """Another worker has this call now. Say nothing more, acknowledge nothing."""
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What all runs of one worker share."""
+
+    bus: Bus
+    records: Records
+    dead_letters: DeadLetters
+    worker: str
+    """The worker's token."""
+    settings: BusSettings
 
 
 class JobRun:
-    """One delivery of one job."""
+    """One delivery of one job.
+
+    Args:
+        log_name, queue_name: which log and which queue there are now.
+        alone: waits until nothing else runs at this worker.
+    """
 
     def __init__(
         self,
-        bus: Bus,
+        station: Station,
         served: Served,
         delivery: Delivery,
         envelope: Envelope,
-        worker: str,
         log_name: str,
-        settings: BusSettings,
+        queue_name: str,
+        alone: Callable[[JobRun], Awaitable[None]],
     ) -> None:
-        self._bus = bus
+        self._station = station
+        self._bus = station.bus
+        self._settings = station.settings
+        self._records = station.records
         self._served = served
         self._delivery = delivery
         self._envelope = envelope
-        self._worker = worker
-        self._settings = settings
-        self._records = Records(bus, settings)
-        self._message = JobMessage(delivery.sequence, delivery.delivery, bytes.fromhex(envelope.digest), log_name)
+        self._message = JobMessage(
+            delivery.sequence,
+            delivery.delivery,
+            bytes.fromhex(envelope.digest),
+            log_name,
+            queue_name,
+            envelope.reopens,
+            envelope.inbox,
+        )
+        self._alone = alone
         self.call = Call.of(envelope)
         self.speaker: Speaker | None = None
+        self.held: Held | None = None
+        """The claim, while the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
         self._withdrawn = False
@@ -89,11 +121,19 @@ class JobRun:
         """Keep the job."""
         self._delivery.in_progress()
 
-    def withdraw(self) -> None:
-        """The record was decided against this run: stop the handler. Later steps find out by themselves."""
-        self._withdrawn = True
-        if self._task is not None:
-            self._task.cancel()
+    async def check(self) -> None:
+        """Stop the handler if the record is no longer that of its claim: another worker has the call, or it is decided.
+
+        The record is believed, not whoever said so. Raises TransportError if it cannot be read.
+        """
+        held = self.held
+        if held is None:
+            return
+        entry = await self._records.read(self.call.id)
+        if self.held is held and (entry is None or entry.revision != held.epoch):
+            self._withdrawn = True
+            if self._task is not None:
+                self._task.cancel()
 
     async def run(self) -> None:
         """Do it all. Raises nothing but CancelledError, when the worker stops."""
@@ -109,9 +149,11 @@ class JobRun:
             # The broker did not do its part: the job comes again, here or elsewhere, and whoever gets it reads the
             # record first.
             log.warning("job_put_back", call=self.call.id, error=str(e))
+            await self._give_back()
             self._delivery.nak(1.0)
             return
         except asyncio.CancelledError:
+            await self._give_back()
             self._delivery.nak()
             raise
         finally:
@@ -119,27 +161,56 @@ class JobRun:
                 self.speaker.close()
         self._served.counts.add(time.monotonic() - began, fault.message if fault else "")
 
+    async def _give_back(self) -> None:
+        """Say in the record that this worker is not lost over the job. If that fails, it counts as lost."""
+        held, self.held = self.held, None
+        if held is None:
+            return
+        try:
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                await self._records.write(self.call.id, record.given_back(held.record), held.epoch)
+        except (TransportError, TimeoutError) as e:
+            log.debug("not_given_back", call=self.call.id, error=str(e))
+
     async def _run(self) -> Fault | None:
-        claimed = await self._claim()
+        claimant = Claimant(
+            self._records,
+            self.call.id,
+            self.call.deadline,
+            self._message,
+            self._station.worker,
+            self._settings,
+            lambda: self._alone(self),
+        )
+        claimed = await claimant.claim()
         if isinstance(claimed, Entry):
             await self._finish(claimed)
             return None
         if claimed is None:
+            self._send_elsewhere()
             self._delivery.ack()
             return None
-        epoch, before = claimed
+        held = self.held = claimed
         self.on_claim()
         speaker = self.speaker = Speaker(
-            self._bus, self._envelope.inbox, epoch, self._worker, self._served.shape, self._settings
+            self._bus,
+            held.record.inbox or self._envelope.inbox,
+            held.epoch,
+            self._station.worker,
+            self._served.shape,
+            self._settings,
+            heeds_credit=isinstance(self._served.route, StreamJob),
         )
         fault: Fault | None = None
         answer: Message | None = None
         try:
             self._task = asyncio.current_task()
-            if self._withdrawn:
-                raise asyncio.CancelledError
-            if before.delivery > 1:
+            if held.goes_on:
                 await self._resume(speaker)
+            if held.buried:
+                raise GaveUp(held.record.deaths)
+            if speaker.next and not self._served.continues:
+                raise Interrupted
             answer = await self._handle(speaker)
             await speaker.flush()
         except Fault as e:
@@ -148,88 +219,40 @@ class JobRun:
             if not self._withdrawn:
                 raise
             # The record says why. The task goes on, to acknowledge the job.
-            task, self._task = self._task, None
+            task, self._task, self.held = self._task, None, None
             if task is not None:
                 task.uncancel()
-            entry = await self._records.read(self.call.id)
+            entry = await self._records.read(self.call.id, newest=True)
             if entry is None or not entry.done:
                 raise Stale from None
             # The bridge that decided the call does not know what the handler had to leave.
-            await self._finish(entry, self.call.follow_up)
+            await self._finish(entry, self._left(entry))
             return Cancelled()
         finally:
             self._task = None
-        return await self._commit(speaker, epoch, before, answer, fault)
+        return await self._commit(speaker, held, answer, fault)
 
-    async def _claim(self) -> tuple[int, bus_pb2.Record] | Entry | None:
-        """Claim the call.
-
-        Returns:
-            (epoch, record) of the claim; the decided record if there is nothing to run; None: the message is to be dropped.
-        """
-        call = self.call.id
-        if self.call.deadline.passed:
-            return await self._expire()
-        value = record.running(self._message)
-        entry = None
+    def _send_elsewhere(self) -> None:
+        """The message is dropped: whoever stored it must not wait for a word in its own log."""
+        frame = bus_pb2.Frame()
+        frame.elsewhere.SetInParent()
         try:
-            if self._delivery.delivery == 1:
-                return await self._records.write(call, value, 0), value
-        except Conflict:
-            pass
-        entry = await self._records.read(call)
-        match record.claim(entry, self._message, self._settings.attempts):
-            case Claim.FINISH:
-                return entry
-            case Claim.DROP:
-                log.info("job_dropped", call=call, sequence=self._message.sequence)
-                return None
-            case Claim.STALE:
-                raise Stale
-            case _:
-                try:
-                    return await self._records.write(call, value, entry.revision if entry else 0), value
-                except Conflict:
-                    raise Stale from None
-
-    async def _expire(self) -> Entry | None:
-        """Nobody waits any more: decide the call without running it."""
-        end = bus_pb2.End(status=Expired().status)
-        value = record.decided(None, self._message.digest, end)
-        try:
-            return Entry(await self._records.write(self.call.id, value, 0), value)
-        except Conflict:
-            pass
-        entry = await self._records.read(self.call.id)
-        match record.claim(entry, self._message, self._settings.attempts):
-            case Claim.FINISH:
-                return entry
-            case Claim.TAKE_OVER | Claim.BURY if entry is not None:
-                value = record.decided(entry.record, self._message.digest, end)
-                try:
-                    return Entry(await self._records.write(self.call.id, value, entry.revision), value)
-                except Conflict:
-                    raise Stale from None
-            case Claim.DROP:
-                return None
-            case _:
-                raise Stale
+            self._bus.publish(self._envelope.inbox, frame.SerializeToString())
+        except TransportError as e:
+            log.debug("elsewhere_not_said", call=self.call.id, error=str(e))  # the reader asks the record at its lease
 
     async def _resume(self, speaker: Speaker) -> None:
         """After a take-over: close the log to the worker before, and find out what it had said.
 
         Fence first, then fold: what a paused worker stores in between is closed out for everybody alike.
-
-        Raises:
-            Interrupted: something was said already, and this handler cannot go on with it.
         """
+        assert self.held is not None
         fence = await speaker.fence()
-        at, sequence = Position(), 1
+        at, sequence = Position(reopened=self.held.record.reopened), 1
         said: list[bytes] = []
+        inbox = self.held.record.inbox or self._envelope.inbox
         while sequence < fence:
-            stored = await self._bus.next(
-                topology.LOG, self._envelope.inbox, sequence, timeout=self._settings.store_seconds
-            )
+            stored = await self._bus.next(topology.LOG, inbox, sequence, timeout=self._settings.store_seconds)
             if stored is None:
                 raise TransportError("the log's replica lags behind the fence")
             if stored.sequence >= fence:
@@ -241,12 +264,13 @@ class JobRun:
             if verdict is Verdict.SHOW:
                 said.extend(frame.data.chunk)
             sequence = stored.sequence + 1
+        if await self._bus.generation(topology.LOG) != self._message.log:
+            # Lost between the claim and the fence. The next claim knows it from the record.
+            raise TransportError("the log was made anew")
         speaker.start_at(at.next)
-        if at.next and not self._served.continues:
-            raise Interrupted
-        if said:
-            parse = self._served.route.reply.FromString
-            self.call.said = tuple([parse(chunk) for chunk in said])
+        parts = self._served.parts
+        if said and parts is not None:
+            self.call.said = tuple([parts.FromString(chunk) for chunk in said])
             log.info("call_taken_over", call=self.call.id, method=self._served.route.method, deltas=at.next)
 
     async def _handle(self, speaker: Speaker) -> Message | None:
@@ -261,6 +285,8 @@ class JobRun:
                 if isinstance(route, StreamJob):
                     await self._stream(speaker, self._served.handler(self.call, request))
                     return None
+                if self._served.notes is not None:
+                    self.call.note = functools.partial(self._say, speaker)
                 answer: Message = await self._served.handler(self.call, request)
         except TimeoutError:
             if limit.expired():
@@ -277,11 +303,15 @@ class JobRun:
             raise TooLarge("The answer", "回答", size, MAX_CHUNK)
         return answer
 
+    @staticmethod
+    async def _say(speaker: Speaker, part: Message) -> None:
+        if not speaker.say(part):
+            await speaker.room()
+
     async def _stream(self, speaker: Speaker, chunks: AsyncIterator[Message]) -> None:
         try:
             async for chunk in chunks:
-                if not speaker.say(chunk):
-                    await speaker.room()
+                await self._say(speaker, chunk)
         finally:
             # An async generator is not closed for us: the socket to the model would stay open.
             close = getattr(chunks, "aclose", None)
@@ -291,9 +321,7 @@ class JobRun:
     def _internal(self) -> Internal:
         return internal("job_failed", call=self.call.id, method=self._served.route.method)
 
-    async def _commit(
-        self, speaker: Speaker, epoch: int, before: bus_pb2.Record, answer: Message | None, fault: Fault | None
-    ) -> Fault | None:
+    async def _commit(self, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None) -> Fault | None:
         if fault is not None and not speaker.broken:
             try:
                 await speaker.flush()  # never lose what was already produced
@@ -304,44 +332,54 @@ class JobRun:
             end.status = fault.status
         elif answer is not None:
             end.answer = answer.SerializeToString()
-        value = record.decided(before, self._message.digest, end, self.call.follow_up)
+        if isinstance(fault, GaveUp | Internal):
+            await self._station.dead_letters.put(self._delivery, self._envelope, held.record, fault)
+        value = record.decided(held.record, self._message.digest, end, self.call.follow_up)
         try:
             try:
-                await self._records.write(self.call.id, value, epoch)
+                revision = await self._records.write(self.call.id, value, held.epoch)
             except PayloadTooLarge as e:
                 # Running it again would make the same answer, and the same bill. What was shown stays shown.
                 fault = TooLarge("The answer with its turn of the session", "回答及其会话记录", e.size, e.limit)
                 end = bus_pb2.End(status=fault.status, count=speaker.next, trailers=self.call.trailers)
-                value = record.decided(before, self._message.digest, end)
-                await self._records.write(self.call.id, value, epoch)
+                value = record.decided(held.record, self._message.digest, end)
+                revision = await self._records.write(self.call.id, value, held.epoch)
         except Conflict:
-            entry = await self._records.read(self.call.id)
+            self.held = None
+            entry = await self._records.read(self.call.id, newest=True)
             if entry is None or not entry.done:
                 raise Stale from None
-            await self._finish(entry, self.call.follow_up)
+            await self._finish(entry, self._left(entry))
             return fault
+        self.held = None
         if not speaker.broken:
             await speaker.end(end)
-        await self._follow_up(value.follow_up)
+        await self._follow_up(value.follow_up, revision)
         self._delivery.ack()
         return fault
+
+    def _left(self, entry: Entry) -> bytes:
+        """What this run's handler left, if the call was decided while it was this run's: nobody was shown what others said."""
+        held = entry.record
+        mine = (held.job_seq, held.delivery) == (self._message.sequence, self._message.delivery)
+        return self.call.follow_up if mine else b""
 
     async def _finish(self, entry: Entry, left: bytes = b"") -> None:
         """Whoever finds a decided call finishes what remains of it."""
         if self.speaker is not None:
             self.speaker.close()
         # An epoch above every claim's, so that no reader takes the end for one of a replaced worker.
-        last = Speaker(self._bus, self._envelope.inbox, entry.revision, self._worker, None, self._settings)
+        last = Speaker(self._bus, self._envelope.inbox, entry.revision, self._station.worker, None, self._settings)
         last.start_at(entry.record.end.count)
         self.speaker = last
         await last.end(entry.record.end)
-        await self._follow_up(entry.record.follow_up or left)
+        await self._follow_up(entry.record.follow_up or left, entry.revision)
         self._delivery.ack()
 
-    async def _follow_up(self, left: bytes) -> None:
+    async def _follow_up(self, left: bytes, order: int) -> None:
         if left and self._served.follow_up is not None:
             try:
-                await self._served.follow_up(self.call.id, left)
+                await self._served.follow_up(self.call.id, left, order)
             except TransportError:
                 raise
             except Exception:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 from . import headers as wire
 from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
-from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream
+from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
     Delivery,
     Headers,
+    Hook,
     OnFrame,
     OnMessage,
     OnReply,
@@ -43,6 +44,14 @@ class MemoryBus:
         self._own = Interest(broker, f"{self.inbox}.*", "", self._on_inbox)
         broker.interests.add(self._own)
         self._open = True
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """See `transport.Bus.on_reconnect`. Its connection is never another one."""
+
+    @property
+    def connections(self) -> int:
+        """See `transport.Bus.connections`."""
+        return 1
 
     @property
     def connected(self) -> bool:
@@ -134,7 +143,7 @@ class MemoryBus:
             raise StoreRefused(subject, 503, "no stream captures this subject") from None
         return parse_ack(subject, body)
 
-    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """See `transport.Bus.last`."""
         found = await self._read(stream, lambda s: s.last_of(subject))
         return Stored(found.subject, found.sequence, found.data) if found else None
@@ -151,6 +160,13 @@ class MemoryBus:
         if found is None:
             raise StoreRefused(stream, 503, "the stream is not there")
         return find(found)
+
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """See `transport.Bus.drop`."""
+        self._check(0)
+        source = self._broker.streams[stream]
+        for message in [m for m in source.messages.values() if matches(subject, m.subject)]:
+            source.drop(message.sequence)
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """See `transport.Bus.subscribe`."""

@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT = 2.0
-"""Seconds of silence after which the server sends a heartbeat."""
+HEARTBEAT = 0.5
+"""Seconds of silence after which the server sends a heartbeat. The consumer has one copy: it is gone with its server, also when
+this process is connected to another, and then only silence tells."""
+
+ANSWER_SECONDS = 1.0
+"""For one attempt at a new consumer. While the servers vote nobody answers, and what was asked then is never answered."""
+
+LONGEST_DELAY = 0.5
+"""Seconds between two attempts."""
 
 INACTIVE = 60.0
 """Seconds after which the server forgets a consumer that nobody listens to."""
@@ -148,22 +155,23 @@ class OrderedReader:
         try:
             while self._interest is not None:
                 try:
-                    generation = await self._bus.generation(self._stream)
-                    if generation != self._generation:
-                        # Another stream under the same name: its sequences start anew.
-                        self._generation, self._stream_seq = generation, 0
-                    await self._consume(DeliverPolicy.BY_START_SEQUENCE, self._stream_seq + 1)
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        generation = await self._bus.generation(self._stream)
+                        if generation != self._generation:
+                            # Another stream under the same name: its sequences start anew.
+                            self._generation, self._stream_seq = generation, 0
+                        await self._consume(DeliverPolicy.BY_START_SEQUENCE, self._stream_seq + 1)
                     log.info("log_reader_mended", subject=self._subject, why=why, after=self._stream_seq)
                     return
                 except (TransportError, nats.errors.Error, TimeoutError) as e:
                     log.warning("log_reader_waits", subject=self._subject, error=str(e) or type(e).__name__)
                     await asyncio.sleep(delay)
-                    delay = min(delay * 2, 2.0)
+                    delay = min(delay * 2, LONGEST_DELAY)
         finally:
             self._mending = False
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT / 2)
-            if self._bus.connected and time.monotonic() - self._heard > 2.5 * HEARTBEAT:
+            if self._bus.connected and time.monotonic() - self._heard > 3 * HEARTBEAT:
                 self.mend("silence")

@@ -7,6 +7,7 @@ no memory; the same reading again mends a hole.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 
@@ -15,7 +16,7 @@ import structlog
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
-from . import topology
+from . import subjects, topology
 from .errors import BusDown, Fault, Lost, TransportError
 from .fold import Position, Verdict, fold
 from .transport import Bus, Stored, Subscription
@@ -36,10 +37,18 @@ class Reading:
         settings: times and sizes.
         digest: of the request, to be compared with the record's.
         request_id: for errors that name it.
+        reopened: the revision of the call's decision that was reopened last.
     """
 
     def __init__(
-        self, bus: Bus, call: str, inbox: str, settings: BusSettings, digest: bytes = b"", request_id: str = ""
+        self,
+        bus: Bus,
+        call: str,
+        inbox: str,
+        settings: BusSettings,
+        digest: bytes = b"",
+        request_id: str = "",
+        reopened: int = 0,
     ) -> None:
         self._bus = bus
         self.call = call
@@ -47,9 +56,11 @@ class Reading:
         self.digest = digest
         self.request_id = request_id
         self._settings = settings
-        self._at = Position()
+        self._at = Position(reopened=reopened)
         self._held: deque[Chunk] = deque()
         self._held_bytes = 0
+        self._silent = False
+        """Only the end is wanted: what is said before it are notes for another worker."""
         self._waiter: asyncio.Future[None] | None = None
         self._fault: Fault | None = None
         self.end: bus_pb2.End | None = None
@@ -72,6 +83,8 @@ class Reading:
         """That consumer, once it is there."""
         self.queue = ""
         """The stream in which its job was stored; empty: another request stored it."""
+        self.log = ""
+        """Which log there was when it began to read; empty: not known."""
         self.began = time.time()
 
     def __repr__(self) -> str:
@@ -82,6 +95,11 @@ class Reading:
     def heard_anything(self) -> bool:
         """Whether a worker has spoken on the call."""
         return self._at.epoch > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the caller."""
+        return self._held_bytes
 
     @property
     def position(self) -> Position:
@@ -100,6 +118,9 @@ class Reading:
         if len(self._held) >= self._settings.window_frames or self._held_bytes >= self._settings.window_bytes:
             self._behind = sequence
             return
+        if frame.HasField("elsewhere"):
+            self._ask_record()
+            return
         self._at, verdict = fold(self._at, frame)
         if verdict is Verdict.IGNORE:
             return
@@ -107,6 +128,8 @@ class Reading:
         if frame.worker:
             self.worker = frame.worker
         if verdict is Verdict.SHOW:
+            if self._silent:
+                return
             spans = frame.data.span or [1] * len(frame.data.chunk)
             self._held.extend(zip(frame.data.chunk, spans, strict=True))
             self._held_bytes += sum(map(len, frame.data.chunk))
@@ -119,11 +142,17 @@ class Reading:
         elif verdict is Verdict.LOST:
             self.fail(Lost("the log and what was shown differ"))
 
+    def _ask_record(self) -> None:
+        """Have the next look at the clock take this call for silent."""
+        self.heard = -math.inf
+
     def _mend(self, why: str) -> None:
         if self._mended:
             self.fail(Lost(why))
             return
-        # Once: what the consumer did not show may still be in the log.
+        # Once: what the consumer did not show may still be in the log; or in another one, if the call ran for another request.
+        if not self.heard_anything:
+            self.inbox = subjects.logs_of_call(self.call)
         self._mended = True
         self._behind = 1
         log.warning("stream_hole", call=self.call, at=self._at.next, why=why)
@@ -188,6 +217,7 @@ class Reading:
         Raises:
             Fault: the log is broken.
         """
+        self._silent = True
         while self.end is None:
             await self.take()
         return self.end

@@ -6,6 +6,7 @@ again. The epoch is the revision that the claim was given. See the table in docs
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -51,6 +52,8 @@ class JobMessage:
     """Which queue the message is in."""
     reopens: int = 0
     """The revision of the decision that this message is to reopen; 0: none, it is the call's first."""
+    inbox: str = ""
+    """Where its reader listens."""
 
 
 class Claim(Enum):
@@ -98,7 +101,7 @@ def other_queue(held: bus_pb2.Record, queue: str) -> bool:
 
 def deaths(held: bus_pb2.Record) -> int:
     """Workers lost over a job, if the one that holds it now is lost too."""
-    return held.deaths + (0 if held.given_back else 1)
+    return held.deaths + (1 if held.state == RUN and not held.given_back else 0)
 
 
 def suspect(held: bus_pb2.Record) -> bool:
@@ -121,6 +124,11 @@ class Attach(Enum):
     """The id was used for another body: ALREADY_EXISTS."""
 
 
+def other_body(held: bus_pb2.Record, digest: bytes) -> bool:
+    """Whether a record is of another request. Who cancels a call that is not known yet does not know its body."""
+    return bool(held.digest) and held.digest != digest
+
+
 def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") -> Attach:
     """Decide how a bridge joins a call.
 
@@ -131,7 +139,7 @@ def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") ->
     if entry is None:
         return Attach.STORE
     held = entry.record
-    if held.digest != digest:
+    if other_body(held, digest):
         return Attach.REFUSE
     if held.state == REOPENED:
         return Attach.STORE
@@ -140,12 +148,18 @@ def attach(entry: Entry | None, digest: bytes, retries: int, queue: str = "") ->
     return Attach.STORE if other_queue(held, queue) else Attach.FOLLOW
 
 
-def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = None) -> bus_pb2.Record:
+def running(
+    job: JobMessage,
+    worker: str = "",
+    before: bus_pb2.Record | None = None,
+    log_age_seconds: float = math.inf,
+) -> bus_pb2.Record:
     """The record of a claimed call.
 
     Args:
         worker: the claimant's token.
         before: what the claim replaces: REOPENED, or RUN of a worker that is lost.
+        log_age_seconds: how long the log keeps what is said.
     """
     value = bus_pb2.Record(
         state=RUN,
@@ -154,15 +168,18 @@ def running(job: JobMessage, worker: str = "", before: bus_pb2.Record | None = N
         digest=job.digest,
         log=job.log,
         queue=job.queue,
+        inbox=job.inbox,
         at_ms=now_ms(),
     )
     if before is not None:
         value.reopened = before.reopened
         value.reopenings = before.reopenings
-        value.restarted = before.restarted or bool(before.log and job.log and before.log != job.log)
-        value.claims.extend(before.claims[1 - CLAIMS_KEPT :])
-        if before.state == RUN:
-            value.deaths = deaths(before)
+        value.inbox = before.inbox or job.inbox
+        other_log = bool(before.log and job.log and before.log != job.log)
+        too_old = bool(before.claims) and value.at_ms - before.claims[0].at_ms > log_age_seconds * 1000
+        value.restarted = before.restarted or other_log or too_old
+        value.claims.extend([*before.claims[:1], *before.claims[1:][2 - CLAIMS_KEPT :]])
+        value.deaths = deaths(before)
     value.claims.add(worker=worker, delivery=job.delivery, at_ms=value.at_ms)
     return value
 
@@ -189,14 +206,16 @@ def decided(before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, foll
 
 
 def reopened(entry: Entry) -> bus_pb2.Record:
-    """The record of a decided call that is to be tried again. The next claim goes on with what the log holds."""
+    """The record of a decided call that is to be tried again. The next claim goes on with what the log holds.
+
+    Workers that were lost over it still count: whoever asks again and again must not end them all.
+    """
     record = bus_pb2.Record()
     record.CopyFrom(entry.record)
     record.state = REOPENED
     record.reopened = entry.revision
     record.reopenings += 1
     record.at_ms = now_ms()
-    record.deaths = 0
     record.given_back = False
     record.ClearField("end")
     record.follow_up = b""

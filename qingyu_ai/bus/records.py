@@ -21,13 +21,18 @@ class Records:
         self._bus = bus
         self._settings = settings
 
-    async def read(self, call: str) -> Entry | None:
+    async def read(self, call: str, *, newest: bool = False) -> Entry | None:
         """Read the record of a call.
+
+        Args:
+            newest: after a compare-and-set that failed: what made it fail must be seen.
 
         Raises:
             TransportError: the bucket does not answer.
         """
-        stored = await self._bus.last(topology.CALLS, topology.call_key(call), timeout=self._settings.store_seconds)
+        stored = await self._bus.last(
+            topology.CALLS, topology.call_key(call), timeout=self._settings.store_seconds, newest=newest
+        )
         return Entry(stored.sequence, bus_pb2.Record.FromString(stored.data)) if stored else None
 
     async def write(self, call: str, value: bus_pb2.Record, expect: int) -> int:
@@ -39,17 +44,19 @@ class Records:
         Raises:
             Conflict: it is not.
             PayloadTooLarge: the record is larger than the broker carries.
-            TransportError: the bucket did not take it within a lease.
+            TransportError: the bucket did not take it within `patience_seconds`.
         """
         key, data = topology.call_key(call), value.SerializeToString()
-        give_up = time.monotonic() + self._settings.lease_seconds
+        give_up = time.monotonic() + self._settings.patience_seconds
         doubt = False
         while True:
             try:
                 return await self._bus.store(key, data, expect=expect, timeout=self._settings.store_seconds)
             except Conflict:
                 if doubt:
-                    stored = await self._bus.last(topology.CALLS, key, timeout=self._settings.store_seconds)
+                    stored = await self._bus.last(
+                        topology.CALLS, key, timeout=self._settings.store_seconds, newest=True
+                    )
                     if stored is not None and stored.data == data:
                         return stored.sequence  # it was stored; only the acknowledgement was lost
                 raise

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
-from .errors import BusDown, Fault, Interrupted, SameIdOtherBody, TransportError
+from . import record
+from .errors import BusDown, Lost, SameIdOtherBody, TransportError
 from .gauge import Gauge
 from .reading import Reading
 from .records import Records
@@ -37,7 +38,11 @@ class Silence:
         self._read_apart = read_apart
 
     async def judge(self, reading: Reading) -> None:
-        """Nothing was heard for a lease: ask the record what to think of it."""
+        """Nothing was heard for a lease: ask the record what to think of it.
+
+        Raises:
+            Fault: the call's own log cannot be read.
+        """
         try:
             entry = await self._records.read(reading.call)
         except TransportError as e:
@@ -46,21 +51,22 @@ class Silence:
         if reading.end is not None:
             return
         now, lease = time.monotonic(), self._settings.lease_seconds
-        if entry is None:
+        held = entry.record if entry is not None else None
+        queue = self._gauge.generations.get(reading.queue, "")
+        if entry is None or held is None or held.state == record.REOPENED:
             await self._judge_queue(reading)
-        elif entry.record.digest != reading.digest:
+        elif record.other_body(held, reading.digest):
             reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
-        elif entry.done:
-            self._end_from_record(reading, entry.record.end)
-        elif not reading.apart and not reading.heard_anything:
-            # Perhaps its worker speaks into the log of another request with the same id.
+        elif not (reading.apart or reading.heard_anything) and (not entry.done or held.end.count):
+            # Its worker speaks, or spoke, into the log of another request with the same id.
             reading.heard = now
-            try:
-                await self._read_apart(reading)
-            except Fault as e:
-                reading.fail(e)
-        elif entry.record.log and entry.record.log != self._gauge.log_generation != "":
-            reading.fail(Interrupted())  # its log is lost, and its worker silent: nobody will go on
+            await self._read_apart(reading)
+        elif entry.done:
+            self._end_from_record(reading, held)
+        elif record.other_queue(held, queue):
+            # Its job is lost with its queue, and its worker is silent: nobody will go on, unless it is asked for again.
+            lost = Lost("its log and its job are gone") if reading.position.next else BusDown("it lost the job")
+            reading.fail(lost)
         else:
             # Its worker is dead, frozen or cut off. The job is delivered again, and another worker goes on where the log
             # ends; the caller's deadline says how long that may take.
@@ -68,7 +74,7 @@ class Silence:
 
     async def _judge_queue(self, reading: Reading) -> None:
         """Nobody has begun: the job waits in its queue, if the queue is still the one it was put into."""
-        reading.heard = time.monotonic()
+        reading.heard = time.monotonic() - self._settings.lease_seconds / 2
         if not reading.queue:
             return
         try:
@@ -80,8 +86,13 @@ class Silence:
             reading.fail(BusDown("it lost the job"))
 
     @staticmethod
-    def _end_from_record(reading: Reading, end: bus_pb2.End) -> None:
-        if end.HasField("answer") or end.status or end.count == reading.position.next:
+    def _end_from_record(reading: Reading, held: bus_pb2.Record) -> None:
+        end, shown = held.end, reading.position.next
+        if end.HasField("answer") or end.status:
+            reading.finish(end)
+        elif shown and held.log and reading.log and held.log != reading.log:
+            reading.fail(Lost("it was begun anew in another log"))  # as many deltas, perhaps, but others
+        elif end.count == shown:
             reading.finish(end)
         else:
             reading.look_again()

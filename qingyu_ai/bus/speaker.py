@@ -36,6 +36,7 @@ class Speaker:
         shape: of the stream's messages; None for a unary row, which only ends.
         settings: times and sizes.
         base: where this epoch goes on.
+        heeds_credit: somebody shows what is said to a caller, who may be slow.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Speaker:
         settings: BusSettings,
         *,
         base: int = 0,
+        heeds_credit: bool = True,
     ) -> None:
         self._bus = bus
         self._inbox = inbox
@@ -59,6 +61,7 @@ class Speaker:
         """The number of the next delta: how many were said on the call."""
         self._sent = base
         self._based = False
+        self._heeds_credit = heeds_credit
         self._granted = base + settings.window_frames
         self._said_bytes = 0
         self._pending: list[tuple[Any, int]] = []
@@ -83,6 +86,11 @@ class Speaker:
         """Whether the log has stopped to store, or the claim was given up."""
         return self._broken is not None
 
+    @property
+    def waiting(self) -> int:
+        """Deltas that wait for the acknowledgement of those before."""
+        return len(self._pending)
+
     def say(self, chunk: Any) -> bool:
         """Say one delta.
 
@@ -92,7 +100,7 @@ class Speaker:
         Raises:
             TooLarge: the chunk is larger than a caller can receive.
             Overloaded: the call has used up its room in the log.
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         if self._broken is not None:
             raise self._broken
@@ -113,7 +121,7 @@ class Speaker:
         return self._has_room()
 
     def _has_room(self) -> bool:
-        if self.next >= self._granted:
+        if self._heeds_credit and self.next >= self._granted:
             self._starved_since = self._starved_since or time.monotonic()
             return False
         self._starved_since = 0.0
@@ -123,7 +131,7 @@ class Speaker:
         """Wait until there is room for another delta.
 
         Raises:
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         while self._broken is None and not self._has_room():
             await self._wait()
@@ -145,7 +153,7 @@ class Speaker:
         """Wait until everything said is stored.
 
         Raises:
-            BusDown: the log has not stored anything for a lease.
+            BusDown: the log has not stored anything for `patience_seconds`.
         """
         while self._broken is None and (self._flying is not None or self._pending or self._closing is not None):
             await self._wait()
@@ -199,8 +207,8 @@ class Speaker:
             frame.worker = self._worker
         self._flying = frame.SerializeToString()
         self._flight += 1
-        self._first_sent = time.monotonic()
         self._publish()
+        self._first_sent = self._last_sent
 
     def _publish(self) -> None:
         assert self._flying is not None
@@ -243,7 +251,8 @@ class Speaker:
         if self._broken is not None:
             return
         if self._flying is not None:
-            if now - self._first_sent > s.lease_seconds:
+            # Not without another try: a process that was frozen has not read yet what was answered meanwhile.
+            if now - self._first_sent > s.patience_seconds and self._last_sent > self._first_sent:
                 self._break(BusDown("the log does not store"))
             elif now - self._last_sent > s.frame_ack_seconds:
                 self._publish()

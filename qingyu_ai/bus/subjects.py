@@ -24,6 +24,15 @@ CANCEL = "ai.cancel"
 CREDIT = "ai.credit"
 """`ai.credit.<worker>`: how far the worker may go on with its streams."""
 
+HELD = "ai.held"
+"""`ai.held.<call>`: does anybody read this call? All bridges listen; only those that do answer."""
+
+OPEN = "ai.open"
+"""`ai.open.<bridge>`: when the oldest open call of a bridge began; all bridges listen."""
+
+DEAD = "ai.dead"
+"""`ai.dead.<kind>.<call>.<reopened>`: jobs that were put aside."""
+
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 """What a tool may be called, so that its name can be a subject token."""
 
@@ -65,6 +74,16 @@ def is_log(subject: str, kind: str, call: str) -> bool:
 def cancel(call: str) -> str:
     """Where a decided call is announced to its worker."""
     return f"{CANCEL}.{call}"
+
+
+def held(call: str) -> str:
+    """Where a bridge asks whether another one reads a call."""
+    return f"{HELD}.{call}"
+
+
+def dead(kind: str, call: str, reopened: int) -> str:
+    """The dead letter of a call: one for the call as it was first asked, and one for each time that it was reopened."""
+    return f"{DEAD}.{kind}.{call}.{reopened}"
 
 
 def credit(worker: str) -> str:

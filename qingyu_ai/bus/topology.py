@@ -7,11 +7,16 @@
 | AI_LOG | frames of calls | memory |
 | KV_ai_calls | the record of each call | file |
 | KV_ai_sessions | chat sessions | file |
+| AI_DEAD | jobs that were put aside | file |
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import nats.errors
 from nats.js import JetStreamContext
@@ -32,12 +37,30 @@ from . import subjects
 from .errors import Disconnected, StoreRefused, Unfit
 from .transport import Queue
 
+T = TypeVar("T")
+
 NO_CLUSTER = 10074
 """The error of a single server that is asked for copies."""
+
+PASSING = (10005, 10126)
+"""Errors that pass: too few servers for the copies, of which one may be just starting again; and more copies of a consumer than
+of its stream, which is getting them."""
+
+UNAVAILABLE = 503
+"""The status of further errors that pass: no leader yet."""
+
+ANSWER_SECONDS = 1.5
+"""For one request. JetStream answers within milliseconds, or not at all."""
+
+AGAIN_SECONDS = 0.1
+
+PATIENCE_SECONDS = 25.0
+"""For all of it: a vote among servers takes up to nine seconds, and may have to be held again."""
 
 LOG = "AI_LOG"
 CALLS = "KV_ai_calls"
 SESSIONS = "KV_ai_sessions"
+DEAD = "AI_DEAD"
 
 QUEUES: dict[str, Queue] = {
     "chat": Queue("AI_CHAT", "chat", f"{subjects.JOB}.chat.>"),
@@ -45,6 +68,10 @@ QUEUES: dict[str, Queue] = {
     "rag": Queue("AI_JOBS", "rag", f"{subjects.JOB}.rag.>"),
 }
 """The work queue of each kind of worker that takes jobs. Consumers of one stream must not overlap."""
+
+
+WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, DEAD)
+"""The streams that a bridge looks at once a second: how full they are, and whether they are still the same."""
 
 
 def call_key(call: str) -> str:
@@ -116,6 +143,7 @@ def plans(bus: BusSettings) -> list[Plan]:
         ),
         Plan(CALLS, call_key(">"), key_value=True, age_seconds=bus.record_age_seconds, bytes=bus.record_bytes),
         Plan(SESSIONS, session_key(">"), key_value=True, age_seconds=bus.session_age_seconds, bytes=bus.session_bytes),
+        Plan(DEAD, f"{subjects.DEAD}.>", age_seconds=bus.dead_letter_age_seconds, bytes=bus.dead_letter_bytes),
     ]
 
 
@@ -129,29 +157,38 @@ def job_subjects(plan: Plan) -> list[str]:
 async def ensure(js: JetStreamContext, bus: BusSettings) -> None:
     """Make what is missing and bring the rest up to the settings. Safe to run from many processes at once.
 
+    A cluster leaves a request unanswered when another process asks for the same stream at the same moment, and when the
+    stream's servers have not voted yet. So nobody waits long for an answer: the next look shows what has become of it.
+
     Raises:
         Unfit: the settings want copies, and the server is a single one.
         StoreRefused: the server makes no such streams now; its text says why.
         Disconnected: it does not answer.
     """
-    try:
-        await _make_all(js, bus)
-    except APIError as e:
-        if e.err_code == NO_CLUSTER:
-            raise Unfit(
-                f"QINGYU_BUS__REPLICAS is {bus.replicas}, and the NATS server is no cluster: "
-                "set it to 1, or NATS_URL to a cluster"
-            ) from None
-        raise StoreRefused("streams of the bus", e.err_code or 503, e.description or "no JetStream now") from e
-    except (nats.errors.Error, TimeoutError) as e:
-        raise Disconnected(f"NATS did not make the streams of the bus: {str(e) or type(e).__name__}") from e
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await _make_all(js, bus)
+            return
+        except APIError as e:
+            if e.err_code == NO_CLUSTER:
+                raise Unfit(
+                    f"QINGYU_BUS__REPLICAS is {bus.replicas}, and the NATS server is no cluster: "
+                    "set it to 1, or NATS_URL to a cluster"
+                ) from None
+            if (e.code != UNAVAILABLE and e.err_code not in PASSING) or time.monotonic() > give_up:
+                raise StoreRefused("streams of the bus", e.err_code or 503, e.description or "no JetStream now") from e
+        except (nats.errors.Error, TimeoutError) as e:
+            if time.monotonic() > give_up:
+                raise Disconnected(f"NATS did not make the streams of the bus: {str(e) or type(e).__name__}") from e
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _make_all(js: JetStreamContext, bus: BusSettings) -> None:
     for plan in plans(bus):
         config = replace(plan.config(bus.replicas), subjects=job_subjects(plan))
         try:
-            found = (await js.stream_info(plan.name)).config
+            found = (await _answered(js.stream_info(plan.name))).config
         except NotFoundError:
             await _make(js, config)
             continue
@@ -161,26 +198,30 @@ async def _make_all(js: JetStreamContext, bus: BusSettings) -> None:
             config.num_replicas,
             sorted(config.subjects or []),
         ):
-            await js.update_stream(config)
+            await _answered(js.update_stream(config))
     for queue in QUEUES.values():
-        await js.add_consumer(
-            queue.stream,
-            ConsumerConfig(
-                durable_name=queue.consumer,
-                filter_subject=queue.subject,
-                ack_policy=AckPolicy.EXPLICIT,
-                deliver_policy=DeliverPolicy.ALL,
-                ack_wait=bus.ack_wait_seconds,
-                max_deliver=-1,  # the broker's own limit would leave a poison message in the queue for ever
-                max_ack_pending=20_000,
-            ),
+        consumer = ConsumerConfig(
+            durable_name=queue.consumer,
+            filter_subject=queue.subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_wait=bus.ack_wait_seconds,
+            max_deliver=-1,  # the broker's own limit would leave a poison message in the queue for ever
+            max_ack_pending=20_000,
+            num_replicas=bus.replicas,  # said, because one that follows its stream does not get more copies with it
         )
+        await _answered(js.add_consumer(queue.stream, consumer))
 
 
 async def _make(js: JetStreamContext, config: StreamConfig) -> None:
     try:
-        await js.add_stream(config)
+        await _answered(js.add_stream(config))
     except BadRequestError as e:
         # Another process made it between our look and our call.
         if e.err_code != 10058:
             raise
+
+
+async def _answered(asked: Awaitable[T]) -> T:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        return await asked

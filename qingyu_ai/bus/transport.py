@@ -24,6 +24,9 @@ OnMessage = Callable[[str, str, bytes, Headers | None], None]
 OnReply = Callable[[bytes, Headers | None], None]
 """(data, headers) of a reply. A request that nobody listens to is answered with the header `Status: 503`."""
 
+Hook = Callable[[], Awaitable[None]]
+"""Done after a reconnection."""
+
 OnFrame = Callable[[str, int, bytes], None]
 """(subject, stream sequence, data) of a stored message."""
 
@@ -31,8 +34,9 @@ OnFrame = Callable[[str, int, bytes], None]
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 """The header of a compare-and-set: the sequence that the last message on the subject must have (0: there is none)."""
 
-WRONG_SEQUENCE = 10071
-"""JetStream's error code for a compare-and-set that found another sequence."""
+WRONG_SEQUENCE = (10071, 10164)
+"""JetStream's error codes for a compare-and-set that found another sequence: stored already, or (only in a cluster) on its way
+to the other servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,15 @@ class Bus(Protocol):
     """Bytes of headers and payload together that one message may have."""
 
     @property
+    def connections(self) -> int:
+        """How often there was a new connection: a broker may have lost streams, and made them anew, between two of them."""
+
+    @property
     def connected(self) -> bool:
         """Whether something published now would be sent now."""
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """Have something done after each new connection but the first."""
 
     def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """Send and forget.
@@ -154,8 +165,11 @@ class Bus(Protocol):
             Disconnected, PayloadTooLarge: as `publish`.
         """
 
-    async def last(self, stream: str, subject: str, *, timeout: float) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """Read the last message on a subject (for a key-value bucket: the value of a key).
+
+        Args:
+            newest: from the stream's leader. Otherwise any copy answers, and may be a moment behind.
 
         Raises:
             ReplyTimeout, StoreRefused, Disconnected.
@@ -163,6 +177,13 @@ class Bus(Protocol):
 
     async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
         """Read the first message on a subject at or after a sequence.
+
+        Raises:
+            ReplyTimeout, StoreRefused, Disconnected.
+        """
+
+    async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
+        """Remove every message on a subject from a stream.
 
         Raises:
             ReplyTimeout, StoreRefused, Disconnected.
@@ -201,9 +222,6 @@ class Usage:
     """See `Bus.generation`."""
 
 
-Hook = Callable[[], Awaitable[None]]
-
-
 def expecting(sequence: int) -> bytes:
     """The header block of a compare-and-set."""
     return f"{wire.VERSION_LINE}\r\n{EXPECT}: {sequence}\r\n\r\n".encode()
@@ -223,6 +241,6 @@ def parse_ack(subject: str, body: bytes) -> int:
     if error is None:
         return int(ack["seq"])
     code = error.get("err_code", 0)
-    if code == WRONG_SEQUENCE:
+    if code in WRONG_SEQUENCE:
         raise Conflict(subject)
     raise StoreRefused(subject, code, error.get("description", ""))

@@ -22,11 +22,12 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import record, subjects, topology
+from .dead import DeadLetters
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
 from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
-from .job import JobRun
+from .job import JobRun, Station
 from .records import Records
 from .speaker import MAX_CHUNK
 from .transport import Bus, Delivery, Headers, Puller, Subscription
@@ -41,6 +42,12 @@ TICK = 0.25
 
 MAX_ATTEMPTS_UNREADABLE = 5
 """Deliveries after which a job with unreadable headers is given up."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks at which log and which queue there are."""
+
+OCCUPIED_SECONDS = 0.25
+"""Until a job is delivered again that came to a worker which runs another one alone."""
 
 
 class Worker:
@@ -64,6 +71,8 @@ class Worker:
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
         self._records = Records(bus, settings)
+        self.dead_letters = DeadLetters(bus, self._records, settings)
+        self._station = Station(bus, self._records, self.dead_letters, self.token, settings)
         self._runs: set[JobRun] = set()
         self._claimed: dict[str, JobRun] = {}
         """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
@@ -75,7 +84,13 @@ class Worker:
         self._interests: list[Subscription] = []
         self._puller: Puller | None = None
         self._clock: asyncio.Task[None] | None = None
-        self._log_name = ""
+        self._log_name = self._queue_name = ""
+        self._looked_at = 0
+        """The connection over which these were learnt."""
+        self._suspects: list[JobRun] = []
+        """Jobs that run alone here: the first one runs, or will once everything else is over."""
+        self._room = asyncio.Condition()
+        """Told whenever a job is over."""
         self.identity = Identity(
             kind,
             self.token,
@@ -90,6 +105,21 @@ class Worker:
         return (
             f"<Worker {self.kind} {self.token}: {self.running} of {self._slots} slots, serves {sorted(self._served)}>"
         )
+
+    @property
+    def slots(self) -> int:
+        """Jobs that may run at once, and as many rpc calls."""
+        return self._slots
+
+    @property
+    def suspects(self) -> int:
+        """Jobs that run alone here, or wait to."""
+        return len(self._suspects)
+
+    @property
+    def waiting_deltas(self) -> int:
+        """Deltas that wait for the log, over all calls."""
+        return sum(run.speaker.waiting for run in self._runs if run.speaker is not None)
 
     @property
     def running(self) -> int:
@@ -111,10 +141,20 @@ class Worker:
         self._serve(route, handler, None, token)
 
     def job(
-        self, route: Job[Req, Rep], handler: Callable[[Call, Req], Awaitable[Rep]], follow_up: FollowUp | None = None
+        self,
+        route: Job[Req, Rep],
+        handler: Callable[[Call, Req], Awaitable[Rep]],
+        follow_up: FollowUp | None = None,
+        *,
+        notes: type[Message] | None = None,
     ) -> None:
-        """Serve a job row with one answer."""
-        self._serve(route, handler, follow_up)
+        """Serve a job row with one answer.
+
+        Args:
+            notes: what the handler notes of its answer while it works (`Call.note`), a stream message type. It goes on after
+                `Call.said`, which are the notes of a worker before it. None: it notes nothing, and begins anew.
+        """
+        self._serve(route, handler, follow_up, continues=notes is not None, notes=notes)
 
     def stream(
         self,
@@ -139,12 +179,13 @@ class Worker:
         token: str = "",
         *,
         continues: bool = False,
+        notes: type[Message] | None = None,
     ) -> None:
         subject = f"{route.subject}.{token}" if token else route.subject
         queue = f"{self.kind}" if isinstance(route, Rpc) else topology.QUEUES[self.kind].consumer
         counts = Counts()
         self.identity.endpoints[Endpoint(route.method, subject if token else route.interest, queue)] = counts
-        self._served[subject] = Served(route, handler, counts, follow_up, continues)
+        self._served[subject] = Served(route, handler, counts, follow_up, continues, notes)
 
     def _find(self, subject: str) -> Served | None:
         return self._served.get(subject) or self._served.get(subject.rpartition(".")[0])
@@ -165,14 +206,28 @@ class Worker:
                 self._interests.append(await self._bus.subscribe(interest, self._on_rpc, queue=self.kind))
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
-            await self.look_at_log()
+            await self.look_around()
+            self._bus.on_reconnect(self._return)
             self._puller = await self._bus.pull(topology.QUEUES[self.kind], self._free, self._on_job)
         await self._announcement.start()
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
 
-    async def look_at_log(self) -> None:
-        """Learn which log frames go to; to be done again after a reconnection, which may find a new one."""
+    async def look_around(self) -> None:
+        """Learn which log and which queue there are; to be done again after a reconnection, which may find new ones."""
+        connection = self._bus.connections
         self._log_name = await self._bus.generation(topology.LOG)
+        self._queue_name = await self._bus.generation(topology.QUEUES[self.kind].stream)
+        self._looked_at = connection
+
+    async def _return(self) -> None:
+        """There is a new connection. What ran meanwhile may have been given to somebody else."""
+        await self.look_around()
+        await self.check_claims()
+
+    async def check_claims(self) -> None:
+        """Stop what is no longer ours. To be done after a time in which we may have been taken for dead."""
+        for run in list(self._runs):
+            await self._check(run)
 
     async def drain(self, seconds: float) -> None:
         """Take no new call, let those that run finish, then give back what is left.
@@ -203,7 +258,7 @@ class Worker:
         log.info("worker_stopped", worker=self.kind, id=self.token)
 
     def _free(self) -> int:
-        return 0 if self.draining else self._slots - len(self._jobs)
+        return 0 if self.draining or self._suspects else self._slots - len(self._jobs)
 
     def _start(self, work: Any, method: str, among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         began = time.monotonic()
@@ -213,6 +268,8 @@ class Worker:
         def finished(task: asyncio.Task[None]) -> None:
             among.discard(task)
             self._on_finished(method, time.monotonic() - began)
+            if self._suspects:
+                self._keep(self._tell_room())
             if self._puller is not None:
                 self._puller.renew()
 
@@ -220,10 +277,18 @@ class Worker:
         return task
 
     async def _keep_time(self) -> None:
-        held = time.monotonic()
+        held = last = looked = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            now = time.monotonic()
+            now, before = time.monotonic(), last
+            last = now
+            if now - before > self._settings.ack_wait_seconds - self._settings.in_progress_seconds:
+                # The process was frozen for so long that its jobs may be elsewhere. Their models must not go on.
+                log.warning("worker_was_frozen", worker=self.kind, seconds=round(now - before, 1))
+                self._keep(self.check_claims())
+            if self._puller is not None and now - looked >= LOOK_SECONDS and self._bus.connected:
+                looked = now
+                self._keep(self._look_again())
             for run in list(self._runs):
                 run.tick(now)
             if now - held >= self._settings.in_progress_seconds:
@@ -243,7 +308,9 @@ class Worker:
                 subjects.CALL_ID.fullmatch(envelope.call) and subjects.is_log(envelope.inbox, self.kind, envelope.call)
             ):
                 raise Invalid(("headers", "call id or inbox malformed"))
-            run = JobRun(self._bus, served, delivery, envelope, self.token, self._log_name, self._settings)
+            run = JobRun(
+                self._station, served, delivery, envelope, self._log_name, self._queue_name, self._wait_until_alone
+            )
         except (Fault, ValueError) as e:
             # Perhaps a worker of another release can read it.
             log.warning("job_unreadable", subject=delivery.subject, error=str(e), delivery=delivery.delivery)
@@ -252,7 +319,19 @@ class Worker:
             else:
                 self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
             return
+        if self._suspects or self._looked_at != self._bus.connections:
+            # It was on its way when a suspect came; or we do not know yet which queue it is in.
+            delivery.nak(OCCUPIED_SECONDS)
+            return
         self._start(self._run_job(run), served.route.method, self._jobs)
+
+    async def _wait_until_alone(self, run: JobRun) -> None:
+        """A job over which workers were lost runs when nothing else does, so that it ends nobody but itself."""
+        self._suspects.append(run)
+        log.warning("suspect_waits", call=run.call.id, running=len(self._jobs) - 1)
+        async with self._room:
+            # Those behind it in the list wait for it; everything else runs to its end.
+            await self._room.wait_for(lambda: self._suspects[0] is run and len(self._jobs) <= len(self._suspects))
 
     async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
         """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
@@ -275,6 +354,8 @@ class Worker:
             self._runs.discard(run)
             if self._claimed.get(run.call.id) is run:
                 del self._claimed[run.call.id]
+            if run in self._suspects:
+                self._suspects.remove(run)
 
     def _on_credit(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         for grant in bus_pb2.Credit.FromString(data).grants:
@@ -289,24 +370,30 @@ class Worker:
             rpc.cancel()
         run = self._claimed.get(call)
         if run is not None:
-            self._keep(self._withdraw(run))
+            self._keep(self._check(run))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
 
-    async def _withdraw(self, run: JobRun) -> None:
-        """Believe the record, not the message."""
+    async def _look_again(self) -> None:
+        """A stream may be lost and made anew also without a reconnection: its server is perhaps not ours."""
         try:
-            entry = await self._records.read(run.call.id)
+            await self.look_around()
         except TransportError as e:
-            log.warning(
-                "cancel_not_checked", call=run.call.id, error=str(e)
-            )  # the bridge says it again on the next beat
-            return
-        if entry is not None and entry.done:
-            run.withdraw()
+            log.debug("streams_not_seen", error=str(e))
+
+    async def _tell_room(self) -> None:
+        async with self._room:
+            self._room.notify_all()
+
+    @staticmethod
+    async def _check(run: JobRun) -> None:
+        try:
+            await run.check()
+        except TransportError as e:
+            log.warning("claim_not_checked", call=run.call.id, error=str(e))  # a cancel is said again on the next beat
 
     # Rpc.
 

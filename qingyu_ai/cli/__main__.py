@@ -20,7 +20,7 @@ def main() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     # Nothing was started yet. An exception would be raised in the middle of an import, which may print or swallow it.
-    os._exit(0 if sys.argv[1:2] == ["up"] else 128 + signal.SIGINT)
+    os._exit(0 if sys.argv[1:2] in (["up"], ["cluster"]) else 128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import typer
 
 from qingyu_ai.settings import SettingsError, load
 
+from . import cluster as cluster_command
 from . import demo as demo_command
 from . import up as up_command
 from .console import Terminal, complain
@@ -35,6 +36,14 @@ def up(
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     _exit_with(lambda: up_command.run(load(), verbose=verbose))
+
+
+@app.command()
+def cluster(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the servers' everyday lines too.")] = False,
+) -> None:
+    """Run three NATS servers as one cluster on this machine until Ctrl-C."""
+    _exit_with(lambda: cluster_command.run(load(), verbose=verbose))
 
 
 @app.command()

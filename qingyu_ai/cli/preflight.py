@@ -52,13 +52,16 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 @contextmanager
-def claim(data_dir: Path) -> Iterator[None]:
+def claim(data_dir: Path, command: str = "up") -> Iterator[None]:
     """Keep a data directory for this system alone: a second nats-server on the same files would destroy them.
 
     The kernel releases the lock when this process ends, however it ends.
 
+    Args:
+        command: who claims it, and so who else could have.
+
     Raises:
-        Refused: it cannot be written, or another `up` uses it.
+        Refused: it cannot be written, or another such command uses it.
     """
     where = data_dir.absolute()
     try:
@@ -71,7 +74,7 @@ def claim(data_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Refused(
-                f"another `qingyu-ai up` uses {where}: stop it, or set QINGYU_DATA_DIR to another directory"
+                f"another `qingyu-ai {command}` uses {where}: stop it, or set QINGYU_DATA_DIR to another directory"
             ) from None
         yield
     finally:

@@ -6,15 +6,14 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 
 from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
-from . import logline, probe
+from . import probe
 from .console import Screen
+from .foreground import until_stopped
 from .interrupt import Interrupt
 from .preflight import Refused, check_copies, check_ports, claim, free_ports
-from .process import HOPELESS_STATUS
 from .programs import as_environment, broker_url, listens, programs
 from .supervisor import Supervisor
 
@@ -62,32 +61,9 @@ async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> in
                 wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
             )
             interrupt.on_second = supervisor.kill
-            return await _until_stopped(supervisor, settings, interrupt, screen)
+            return await until_stopped(supervisor, interrupt, screen, _start(supervisor, settings, screen))
         finally:
             screen.close()
-
-
-async def _until_stopped(supervisor: Supervisor, settings: Settings, interrupt: Interrupt, screen: Screen) -> int:
-    running = asyncio.create_task(_start(supervisor, settings, screen))
-    await interrupt.asked_or(supervisor.hopeless)
-    hopeless = supervisor.gave_up()
-    interrupt.asked.set()  # from here on one signal is the second
-    screen.say(
-        "stopping; Ctrl-C kills everything at once" if hopeless else "stopping; once more kills everything at once"
-    )
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    failed = await supervisor.stop()
-    if failed:
-        screen.say(f"stopped, but not cleanly: {', '.join(p.program.name for p in failed)}", "bold red")
-    if hopeless:
-        screen.say(logline.printable(hopeless), "bold red")
-        return HOPELESS_STATUS
-    if failed:
-        return 1
-    screen.say("stopped")
-    return 0
 
 
 async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:

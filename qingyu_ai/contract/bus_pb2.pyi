@@ -286,6 +286,7 @@ class Record(_message.Message):
     REOPENINGS_FIELD_NUMBER: _builtins.int
     RESTARTED_FIELD_NUMBER: _builtins.int
     CLAIMS_FIELD_NUMBER: _builtins.int
+    INBOX_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -309,14 +310,18 @@ class Record(_message.Message):
     reopenings: _builtins.int
     """How often the call was reopened."""
     restarted: _builtins.bool
-    """A claim found another log than the one before: whoever has text from there cannot go on with it."""
+    """A claim found another log than the one before, or a log whose beginning is too old to be there: whoever has text from there
+    cannot go on with it.
+    """
+    inbox: _builtins.str
+    """The call's log: where the first claim spoke. Every later one speaks there too, so that all readers meet its fence."""
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
 
     @_builtins.property
     def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Claim]:
-        """The latest claims, the newest last."""
+        """The first claim and the latest ones, the newest last."""
 
     def __init__(
         self,
@@ -336,10 +341,11 @@ class Record(_message.Message):
         reopenings: _builtins.int = ...,
         restarted: _builtins.bool = ...,
         claims: _abc.Iterable[Global___Record.Claim] | None = ...,
+        inbox: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

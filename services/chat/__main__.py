@@ -7,6 +7,7 @@ import asyncio
 from qingyu_ai import routes
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.worker import Worker
+from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings
 from services.llm.meters import Meters
@@ -23,7 +24,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     def serve(bus: NatsBus, worker: Worker) -> None:
         sessions = Sessions(bus, settings.bus, settings.chat)
         service = ChatService(offer, sessions, settings.chat.system_prompt)
-        worker.job(routes.CHAT, service.chat, service.follow_up)
+        worker.job(routes.CHAT, service.chat, service.follow_up, notes=ai.ChatStreamChunk)
         worker.stream(routes.CHAT_STREAM, service.chat_stream, service.follow_up, continues=True)
 
     try:

@@ -35,14 +35,20 @@ class ChatService:
         self._system_prompt = system_prompt
 
     async def chat(self, call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
-        """Answer in one piece. An answer that its model could not finish is given as far as it goes, and says so."""
-        said: list[str] = []
+        """Answer in one piece. An answer that its model could not finish is given as far as it goes, and says so.
+
+        The text is noted as it comes: a worker that takes the call over goes on with it, and asks no model for it again.
+        """
+        begun = "".join([chunk.delta for chunk in call.said])
+        said = [begun]
         tokens = 0
         status = common.Status(code=0, message="ok")
         try:
-            async with aclosing(self._talk(call, request)) as deltas:
+            async with aclosing(self._talk(call, request, begun)) as deltas:
                 async for delta in deltas:
-                    said.append(delta.text)
+                    if delta.text:
+                        said.append(delta.text)
+                        await call.note(ai.ChatStreamChunk(delta=delta.text))
                     if delta.usage is not None:
                         tokens = delta.usage.prompt_tokens + delta.usage.completion_tokens
         except UpstreamFault as e:
@@ -75,9 +81,9 @@ class ChatService:
         if not complete:
             yield ai.ChatStreamChunk(is_final=True)
 
-    async def follow_up(self, call: str, left: bytes) -> None:
+    async def follow_up(self, call: str, left: bytes, order: int) -> None:
         """After the commit: store the turn, and let the session's next call go."""
-        await self._sessions.store(call, Turn.model_validate_json(left))
+        await self._sessions.store(call, Turn.model_validate_json(left), order)
 
     async def _talk(
         self, call: Call, request: ai.ChatRequest, begun: str = "", *, complete: bool = False

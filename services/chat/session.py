@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.errors import Conflict, Overloaded, TooLarge
+from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
@@ -41,6 +42,8 @@ class Message(BaseModel):
     content: str
     cut: bool = False
     """An answer that was not finished."""
+    call: str = ""
+    """Whose turn it is of, so that a call that was tried again can put the whole answer in place of the cut one."""
 
 
 class Turn(BaseModel):
@@ -61,6 +64,8 @@ class Session(BaseModel):
     """Tickets, in order; the first may go."""
     applied: list[str] = Field(default_factory=list)
     """Calls whose turn is in `messages`, the latest last."""
+    orders: dict[str, int] = Field(default_factory=dict)
+    """Of these calls: the order of the decision that the turn was stored for."""
 
 
 Change = Callable[[Session], Session]
@@ -85,14 +90,32 @@ def enter(session: Session, call: str) -> Session:
     return session.model_copy(update={"waiting": [*session.waiting, call]})
 
 
-def leave(session: Session, call: str, turn: Turn | None, max_messages: int, max_bytes: int) -> Session:
-    """Take the ticket out and, if there is a turn that is not stored yet, store it."""
+def leave(session: Session, call: str, turn: Turn | None, order: int, max_messages: int, max_bytes: int) -> Session:
+    """Take the ticket out and, if there is a turn that is not stored yet, store it.
+
+    Args:
+        order: of the decision that the turn belongs to. A call that was decided, and tried again, and decided again, has a
+            higher one then: its turn takes the place of the one before, and never the other way round.
+    """
     waiting = [w for w in session.waiting if w != call]
-    if turn is None or not turn.messages or call in session.applied:
+    if turn is None or not turn.messages or (call in session.applied and order <= session.orders.get(call, order)):
         return session.model_copy(update={"waiting": waiting})
-    messages = trim(turn.messages if turn.replace else [*session.messages, *turn.messages], max_messages, max_bytes)
-    applied = [*session.applied, call][-APPLIED_KEPT:]
-    return Session(messages=messages, waiting=waiting, applied=applied)
+    own = [message.model_copy(update={"call": call}) for message in turn.messages]
+    if call in session.applied:
+        messages = _in_place(session.messages, call, own)
+    else:
+        messages = own if turn.replace else [*session.messages, *own]
+    applied = [*(a for a in session.applied if a != call), call][-APPLIED_KEPT:]
+    orders = {a: session.orders[a] for a in applied if a in session.orders} | {call: order}
+    return Session(messages=trim(messages, max_messages, max_bytes), waiting=waiting, applied=applied, orders=orders)
+
+
+def _in_place(messages: Sequence[Message], call: str, own: Sequence[Message]) -> list[Message]:
+    """Put a call's messages where its messages are; nowhere, if they are forgotten."""
+    at = next((i for i, m in enumerate(messages) if m.call == call), None)
+    if at is None:
+        return list(messages)
+    return [*messages[:at], *own, *(m for m in messages[at:] if m.call != call)]
 
 
 def trim(messages: Sequence[Message], max_messages: int, max_bytes: int) -> list[Message]:
@@ -117,6 +140,7 @@ class Sessions:
     def __init__(self, bus: Bus, bus_settings: BusSettings, settings: ChatSettings) -> None:
         self._bus = bus
         self._timeout = bus_settings.store_seconds
+        self._longest_ms = int((bus_settings.longest_deadline_seconds + bus_settings.lease_seconds) * 1000)
         self._records = Records(bus, bus_settings)
         self._settings = settings
 
@@ -159,12 +183,12 @@ class Sessions:
         """What a session would keep of these messages: a call's record need not carry more."""
         return trim(messages, self._settings.session_messages, self._settings.session_max_bytes)
 
-    async def store(self, call: str, turn: Turn) -> None:
-        """Store a turn, once, and let the next call go."""
+    async def store(self, call: str, turn: Turn, order: int) -> None:
+        """Store a turn, once for each decision of its call, and let the next call go."""
         s = self._settings
         await self._change(
             key_of(turn.user, turn.session),
-            lambda session: leave(session, call, turn, s.session_messages, s.session_max_bytes),
+            lambda session: leave(session, call, turn, order, s.session_messages, s.session_max_bytes),
         )
 
     async def _forget_decided(self, key: str) -> None:
@@ -177,17 +201,20 @@ class Sessions:
         if not subjects.CALL_ID.fullmatch(call):
             return True
         entry = await self._records.read(call)
-        return entry is None or entry.done
+        if entry is None or entry.done:
+            return True
+        # No call is that long: its job was lost, and nobody will decide it.
+        return entry.record.at_ms + self._longest_ms < now_ms()
 
     async def _after(self, key: str, call: str) -> Session:
         """The call before is decided: its turn first, if its worker has not stored it yet."""
         entry = await self._records.read(call)
-        turn = None
+        turn, order = None, 0
         if entry is not None and entry.record.follow_up:
-            turn = Turn.model_validate_json(entry.record.follow_up)
+            turn, order = Turn.model_validate_json(entry.record.follow_up), entry.revision
         s = self._settings
         return await self._change(
-            key, lambda session: leave(session, call, turn, s.session_messages, s.session_max_bytes)
+            key, lambda session: leave(session, call, turn, order, s.session_messages, s.session_max_bytes)
         )
 
     async def _read(self, key: str) -> tuple[Session, int]:

@@ -133,7 +133,7 @@ class RemoteModel:
                 raise fault
         for delta in answer.drain():
             yield delta
-        if not answer.said and answer.finish in ("", STOP):
+        if not answer.said and answer.finish in ("", STOP) and not answer.goes_on:
             raise self._server.fault(Upstream.ANSWER_EMPTY)
         yield Delta(finish=answer.finish or STOP, usage=answer.usage, model=self._server.label)
 
@@ -193,6 +193,8 @@ class _Answer:
 
     def __init__(self, prompt: Prompt) -> None:
         self._prompt = prompt
+        self.goes_on = prompt.turns[-1].role == "assistant"
+        """It is the rest of an answer, of which there may be none."""
         self._pending: list[Delta] = []
         self._texts: list[str] = []
         self._counted: Usage | None = None

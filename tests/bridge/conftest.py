@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.settings import Bridge as BridgeSettings
 from qingyu_ai.settings import Settings
 from tests.bus.conftest import FAST, clean
-from tests.nats_process import NatsProcess
+from tests.nats_cluster import AnyNats
 from tests.waiting import eventually
 
 Metadata = tuple[tuple[str, str], ...]
@@ -69,6 +70,10 @@ class Bridge:
         self.workers.append((worker, bus))
         await eventually(lambda: any(w.id == worker.token for w in self.presence.workers()))
         return worker
+
+    def second(self) -> AbstractAsyncContextManager[Bridge]:
+        """Another bridge of the same system."""
+        return open_bridge(self.settings)
 
     def unary(self, route: routes.Route[Any, Any]) -> Any:
         """A unary method that takes bytes or a message and gives the reply message."""
@@ -124,15 +129,23 @@ def bridge_settings() -> BridgeSettings:
 
 
 @pytest.fixture
-async def bridge(nats_process: NatsProcess, bridge_settings: BridgeSettings) -> AsyncIterator[Bridge]:
+async def bridge(nats_process: AnyNats, bridge_settings: BridgeSettings) -> AsyncIterator[Bridge]:
     """A running bridge without workers."""
     settings = Settings(bus=FAST, bridge=bridge_settings, nats={"url": nats_process.url})  # type: ignore[arg-type]
     await clean(nats_process, settings.bus)
-    bus = await NatsBus.open([nats_process.url], "bridge", on_closed=lambda: None)
+    async with open_bridge(settings) as running:
+        yield running
+
+
+@asynccontextmanager
+async def open_bridge(settings: Settings) -> AsyncIterator[Bridge]:
+    """Run a bridge. Leaving it sees that nothing is left of its calls."""
+    bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=lambda: None)
     presence = Presence(bus, f"{bus.inbox}.srv.presence")
     caller = Caller(bus, settings.bus, presence)
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    metrics.watch(caller)
     health = Health(bus, presence, settings, metrics)
     edge = Edge(caller, health, settings, metrics)
     await presence.start()
@@ -151,9 +164,9 @@ async def bridge(nats_process: NatsProcess, bridge_settings: BridgeSettings) -> 
         if not worker.draining:
             await worker.drain(1)
         await worker_bus.close()
-    await eventually(lambda: edge.open == 0 and not caller._tasks)
+    await eventually(lambda: edge.open == 0 and not caller.readers.tasks)
     assert bus.client_id == client_id, "the bridge lost its connection to NATS"
-    assert not caller._open
+    assert not caller.readers._open
     await grpc_server.stop(0.5)
     health.stop()
     await caller.stop()

@@ -17,6 +17,7 @@ from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.speaker import MAX_CHUNK
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract import control_pb2 as control
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as tool
 from qingyu_ai.settings import Bridge as BridgeSettings
@@ -207,6 +208,8 @@ GOOD_BODIES: dict[routes.Route[Any, Any], bytes] = {
     routes.CALL_TOOL: tool.ToolRequest(tool_name="calc", user_id="u").SerializeToString(),
     routes.LIST_TOOLS: tool.ListToolsRequest(category="text").SerializeToString(),
     routes.GET_TOOL_INFO: tool.GetToolInfoRequest(tool_name="calc").SerializeToString(),
+    routes.CANCEL: control.CancelRequest(method="Chat", request_id="a").SerializeToString(),
+    routes.DESCRIBE: control.DescribeRequest(method="Chat", request_id="a").SerializeToString(),
 }
 
 
@@ -228,7 +231,7 @@ def spoil(dice: random.Random, good: bytes) -> bytes:
 
 @pytest.mark.timeout(180)
 async def test_ten_thousand_malformed_requests_beside_good_traffic(bridge: Bridge) -> None:
-    """On all twelve rows: no UNKNOWN, no INTERNAL, no text of an exception, and the good traffic is all answered."""
+    """On all rows: no UNKNOWN, no INTERNAL, no text of an exception, and the good traffic is all answered."""
     assert set(GOOD_BODIES) == set(routes.ROUTES)
     await bridge.worker("chat", slots=256)
     await bridge.worker("rag")

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.admission import RESUME_KEY
 from qingyu_ai import routes
-from qingyu_ai.bus.errors import Overloaded
+from qingyu_ai.bus.errors import TooLarge
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bridge.conftest import Bridge, Metadata, Refusal, chat
@@ -69,7 +69,7 @@ async def test_running_stream_goes_on_from_where_its_caller_stands(bridge: Bridg
     first = asyncio.create_task(read(stream(chat("写"), metadata=asked("a"), timeout=10)))
     await eventually(lambda: ran)
     second = asyncio.create_task(read(stream(chat("写"), metadata=asked("a", 5), timeout=10)))
-    await eventually(lambda: bridge.caller.open_calls == 2)
+    await eventually(lambda: len(bridge.caller.readers) == 2)
     release.set()
     assert (await first, await second, ran) == (TEXT, TEXT[5:], 1)
 
@@ -78,7 +78,7 @@ async def test_stream_that_failed_gives_the_rest_of_its_text_and_then_its_error(
     async def fail(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
         for piece in PIECES:
             yield ai.ChatStreamChunk(delta=piece)
-        raise Overloaded("The model is tired", "模型累了")
+        raise TooLarge("The story", "故事", 9, 8)
 
     await bridge.worker(stream=fail)
     stream = bridge.streaming(routes.CHAT_STREAM)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from nats.js.errors import NotFoundError
@@ -14,7 +14,8 @@ from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
-from tests.nats_process import NatsProcess
+from tests.bus.system import Connect, System, close_system, open_system
+from tests.nats_cluster import REPLICAS, AnyNats
 
 FAST = BusSettings(
     beat_seconds=0.2,
@@ -23,15 +24,15 @@ FAST = BusSettings(
     in_progress_seconds=0.3,
     frame_ack_seconds=0.3,
     store_seconds=1.0,
+    patience_seconds=2.0,
+    replicas=REPLICAS,
 )
 """The protocol's times, shortened so that a test can see a lease pass."""
 
-Connect = Callable[[], Awaitable[Bus]]
 
-
-async def clean(process: NatsProcess, settings: BusSettings) -> None:
+async def clean(process: AnyNats, settings: BusSettings) -> None:
     """Give a test streams of its own on the shared server."""
-    bus = await NatsBus.open([process.url], "cleaner", on_closed=lambda: None)
+    bus = await NatsBus.open(process.servers, "cleaner", on_closed=lambda: None)
     for plan in topology.plans(settings):
         with contextlib.suppress(NotFoundError):
             await bus.jetstream.delete_stream(plan.name)
@@ -50,7 +51,7 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
     """Make connections to one broker."""
     opened: list[Bus] = []
     broker: Broker | None = None
-    process: NatsProcess | None = None
+    process: AnyNats | None = None
     if request.param == "memory":
         broker = Broker(settings)
     else:
@@ -63,7 +64,7 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
             bus = MemoryBus(broker)
         else:
             assert process is not None
-            bus = await NatsBus.open([process.url], "test", on_closed=lambda: None)
+            bus = await NatsBus.open(process.servers, "test", on_closed=lambda: None)
         opened.append(bus)
         return bus
 
@@ -72,3 +73,11 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
         await bus.close()
     if broker is not None:
         broker.close()
+
+
+@pytest.fixture
+async def system(connect: Connect, settings: BusSettings) -> AsyncIterator[System]:
+    """One caller, and the workers that a test adds."""
+    system = await open_system(connect, settings)
+    yield system
+    await close_system(system)

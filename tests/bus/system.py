@@ -23,8 +23,10 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import Connect
 from tests.waiting import eventually
+
+Connect = Callable[[], Awaitable[Bus]]
+"""Makes a connection to the test's broker."""
 
 ids = itertools.count(1)
 
@@ -48,7 +50,7 @@ class System:
         chat: Callable[[Call, ai.ChatRequest], Awaitable[ai.ChatResponse]] | None = None,
         stream: Callable[[Call, ai.ChatRequest], AsyncIterator[ai.ChatStreamChunk]] | None = None,
         search: Callable[[Call, rag.SearchRequest], Awaitable[rag.SearchResponse]] | None = None,
-        follow_up: Callable[[str, bytes], Awaitable[None]] | None = None,
+        follow_up: Callable[[str, bytes, int], Awaitable[None]] | None = None,
         continues: bool = False,
     ) -> Worker:
         """Start a worker and wait until the caller sees it."""
@@ -57,7 +59,7 @@ class System:
         if search is not None:
             worker.rpc(routes.SEARCH, search)
         if chat is not None:
-            worker.job(routes.CHAT, chat, follow_up)
+            worker.job(routes.CHAT, chat, follow_up, notes=ai.ChatStreamChunk if continues else None)
         if stream is not None:
             worker.stream(routes.CHAT_STREAM, stream, follow_up, continues=continues)
         await worker.start()
@@ -137,10 +139,18 @@ async def close_system(system: System) -> None:
     for worker in system.workers:
         if not worker.draining:
             await worker.drain(1)
-    await eventually(lambda: not system.caller._tasks)
-    assert not system.caller._open
+    await eventually(lambda: not system.caller.readers.tasks)
+    assert not system.caller.readers._open
     await system.caller.stop()
     await system.presence.stop()
+
+
+async def vanish(worker: Worker) -> None:
+    """As a kill does: no acknowledgement, no sign of life, no farewell. What its handlers still say is said."""
+    assert worker._clock is not None
+    worker._clock.cancel()
+    assert worker._puller is not None
+    await worker._puller.stop()
 
 
 async def echo(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:

@@ -15,6 +15,7 @@ from qingyu_ai.bus.transport import Delivery
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST, clean
 from tests.bus.system import close_system, echo, open_system, read, spell
+from tests.nats_cluster import AnyNats, of_one_server
 from tests.nats_process import NatsProcess
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -29,14 +30,14 @@ def own_process() -> Iterator[NatsProcess]:
     process.close()
 
 
-async def connect(process: NatsProcess, settings: BusSettings = FAST) -> NatsBus:
-    bus = await NatsBus.open([process.url], "test", on_closed=lambda: None)
+async def connect(process: AnyNats, settings: BusSettings = FAST) -> NatsBus:
+    bus = await NatsBus.open(process.servers, "test", on_closed=lambda: None)
     await bus.ensure_topology(settings)
     bus.on_reconnect(lambda: bus.ensure_topology(settings))
     return bus
 
 
-async def test_however_much_is_published_the_connection_takes_it(nats_process: NatsProcess) -> None:
+async def test_however_much_is_published_the_connection_takes_it(nats_process: AnyNats) -> None:
     bus = await connect(nats_process)
     for size in (0, 100, 1_000_000, 7_000_000):
         for _ in range(5):
@@ -45,7 +46,7 @@ async def test_however_much_is_published_the_connection_takes_it(nats_process: N
     await bus.close()
 
 
-async def test_exception_in_a_handler_does_not_end_the_connection(nats_process: NatsProcess) -> None:
+async def test_exception_in_a_handler_does_not_end_the_connection(nats_process: AnyNats) -> None:
     bus = await connect(nats_process)
     heard: list[bytes] = []
 
@@ -60,7 +61,7 @@ async def test_exception_in_a_handler_does_not_end_the_connection(nats_process: 
     await bus.close()
 
 
-async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_process: NatsProcess) -> None:
+async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_process: AnyNats) -> None:
     bus = await connect(nats_process)
     before = bus.client_id
     with pytest.raises(PayloadTooLarge):
@@ -75,7 +76,7 @@ async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_
 
 
 async def test_socket_that_is_closed_before_anybody_noticed_is_a_lost_connection(
-    nats_process: NatsProcess, monkeypatch: pytest.MonkeyPatch
+    nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it happens for a moment when a broker dies; uvloop raises RuntimeError then."""
     bus = await connect(nats_process)
@@ -92,12 +93,13 @@ async def test_socket_that_is_closed_before_anybody_noticed_is_a_lost_connection
     await bus.close()
 
 
-async def test_no_server_is_a_clear_error(nats_process: NatsProcess) -> None:
+async def test_no_server_is_a_clear_error(nats_process: AnyNats) -> None:
     url = f"nats://127.0.0.1:{free_port()}"
     with pytest.raises(Disconnected, match=url):
         await NatsBus.open([url], "test", on_closed=lambda: None)
 
 
+@of_one_server("while it is away there is no other to connect to")
 async def test_nothing_is_sent_later_that_was_published_while_there_was_no_connection(own_process: NatsProcess) -> None:
     bus = await connect(own_process)
     heard: list[bytes] = []
@@ -114,6 +116,7 @@ async def test_nothing_is_sent_later_that_was_published_while_there_was_no_conne
     await bus.close()
 
 
+@of_one_server("what is in memory goes with it")
 async def test_readers_and_pulls_survive_a_restart_of_the_server(own_process: NatsProcess) -> None:
     bus = await connect(own_process)
     frames: list[bytes] = []
@@ -141,7 +144,7 @@ async def test_readers_and_pulls_survive_a_restart_of_the_server(own_process: Na
     await bus.close()
 
 
-async def test_reader_whose_consumer_is_deleted_goes_on_without_a_gap(nats_process: NatsProcess) -> None:
+async def test_reader_whose_consumer_is_deleted_goes_on_without_a_gap(nats_process: AnyNats) -> None:
     await clean(nats_process, FAST)
     bus = await connect(nats_process)
     frames: list[bytes] = []
@@ -159,6 +162,7 @@ async def test_reader_whose_consumer_is_deleted_goes_on_without_a_gap(nats_proce
     await bus.close()
 
 
+@of_one_server("what is in memory goes with it")
 async def test_restart_of_the_server_never_makes_wrong_text_and_calls_work_again(own_process: NatsProcess) -> None:
     buses: list[NatsBus] = []
 

@@ -10,8 +10,7 @@ from typing import Any
 from qingyu_ai.bus.discovery import VIEW_AGE, Presence
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import Connect
-from tests.bus.system import close_system, echo, open_system, spell
+from tests.bus.system import Connect, close_system, echo, open_system, spell
 from tests.waiting import eventually
 
 with warnings.catch_warnings():

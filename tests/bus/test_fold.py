@@ -34,7 +34,7 @@ def test_lower_epoch_is_ignored_whatever_it_says() -> None:
 
 def test_fence_of_a_higher_epoch_silences_the_lower_one() -> None:
     at, verdict = fold(Position(7, 2), Frame(epoch=9, seq=2, fence=Fence()))
-    assert (at, verdict) == (Position(9, 2), Verdict.HEAR)
+    assert (at, verdict) == (Position(9, 2, awaits_base=True), Verdict.HEAR)
     assert fold(at, data(7, 2, b"late")) == (at, Verdict.IGNORE)
 
 
@@ -131,3 +131,13 @@ def test_failure_that_was_reopened_is_no_end() -> None:
     at, verdict = fold(at, data(11, 2, b"c", base=2))
     assert (at, verdict) == (Position(11, 3, reopened=9), Verdict.SHOW)
     assert fold(at, end(11, 3, status=Cancelled().status))[1] is Verdict.END
+
+
+def test_epoch_that_goes_on_elsewhere_than_the_reader_stands_is_lost_also_behind_its_fence() -> None:
+    """Its worker found another text in the log, or none: a log that was lost. The numbers alone would fit together."""
+    at, _ = fold(Position(7, 2), Frame(epoch=9, fence=Fence()))
+    assert fold(at, data(9, 0, b"x", b"y", b"z", base=0))[1] is Verdict.LOST
+    assert fold(at, data(9, 3, b"x", base=3))[1] is Verdict.HOLE
+    at, verdict = fold(at, data(9, 2, b"x", base=2))
+    assert (at, verdict) == (Position(9, 3), Verdict.SHOW)
+    assert fold(at, data(9, 2, b"x", base=2)) == (at, Verdict.HEAR)

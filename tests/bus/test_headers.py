@@ -55,7 +55,7 @@ def test_everything_else_is_read_back() -> None:
 
 def test_version_that_is_two_releases_away_is_refused_by_name() -> None:
     headers = {**wire.decode(envelope().encode(stored=False)), wire.VERSION: "9"}
-    with pytest.raises(OtherVersion, match="bus protocol 1, the request 9"):
+    with pytest.raises(OtherVersion, match="bus protocol 2, the request 9"):
         Envelope.from_headers(headers)
 
 

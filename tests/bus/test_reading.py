@@ -32,7 +32,7 @@ def data(seq: int, *chunks: str, epoch: int = 5) -> Frame:
 
 
 def end(count: int, epoch: int = 5) -> Frame:
-    return Frame(epoch=epoch, seq=count, end=End(count=count))
+    return Frame(epoch=epoch, seq=count, base=None if count else 0, end=End(count=count))
 
 
 @pytest.fixture

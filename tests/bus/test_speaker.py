@@ -141,13 +141,18 @@ def test_silence_is_filled_with_beats_that_name_the_worker() -> None:
     assert (kind(beat), beat.seq, beat.worker, beat.epoch) == ("beat", 1, "w1", 5)
 
 
-async def test_log_that_stores_nothing_for_a_lease_ends_the_call() -> None:
+async def test_log_that_stores_nothing_for_long_ends_the_call_but_not_before_another_try() -> None:
+    """A process that was frozen has not read yet what was answered meanwhile."""
     line = Line()
     voice = speaker(line)
     voice.say(chunk())
     waiting = asyncio.ensure_future(voice.flush())
     await asyncio.sleep(0)
-    voice.tick(voice._first_sent + FAST.lease_seconds * 1.1)
+    long_after = voice._first_sent + FAST.patience_seconds * 1.1
+    voice.tick(long_after)
+    assert len(line.frames) == 2
+    voice.say(chunk())
+    voice.tick(long_after)
     with pytest.raises(BusDown):
         await waiting
     with pytest.raises(BusDown):

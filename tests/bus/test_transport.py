@@ -12,7 +12,8 @@ from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.errors import Conflict, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from qingyu_ai.bus.transport import Delivery, Headers
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import FAST, Connect
+from tests.bus.conftest import FAST
+from tests.bus.system import Connect
 from tests.waiting import eventually
 
 CALL = "0" * 31 + "1"

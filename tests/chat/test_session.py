@@ -16,9 +16,9 @@ from qingyu_ai.contract.bus_pb2 import End
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat as ChatSettings
 from services.chat.session import MAX_WAITING, Message, Session, Sessions, Turn, enter, key_of, leave, trim
-from tests.bus.conftest import Connect
 from tests.bus.conftest import connect as connect  # the fixture
 from tests.bus.conftest import settings as settings
+from tests.bus.system import Connect
 from tests.waiting import eventually
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -34,15 +34,15 @@ def texts(session: Session | list[Message]) -> list[str]:
 
 
 def test_turn_is_stored_whole_and_once() -> None:
-    once = leave(enter(Session(), A), A, turn("问", "答"), 200, 10_000)
+    once = leave(enter(Session(), A), A, turn("问", "答"), 1, 200, 10_000)
     assert texts(once) == ["问", "答"]
     assert once.waiting == []
-    assert leave(once, A, turn("问", "答"), 200, 10_000) == once
+    assert leave(once, A, turn("问", "答"), 1, 200, 10_000) == once
 
 
 def test_turn_with_a_whole_history_replaces_the_stored_one() -> None:
-    before = leave(Session(), A, turn("一", "二"), 200, 10_000)
-    assert texts(leave(before, B, turn("三", "四", replace=True), 200, 10_000)) == ["三", "四"]
+    before = leave(Session(), A, turn("一", "二"), 1, 200, 10_000)
+    assert texts(leave(before, B, turn("三", "四", replace=True), 1, 200, 10_000)) == ["三", "四"]
 
 
 def test_tickets_keep_their_order_and_are_bounded() -> None:
@@ -55,9 +55,9 @@ def test_tickets_keep_their_order_and_are_bounded() -> None:
 
 
 def test_leaving_without_a_turn_changes_only_the_tickets() -> None:
-    session = enter(enter(leave(Session(), A, turn("一", "二"), 9, 999), B), C)
-    assert leave(session, B, None, 9, 999).waiting == [C]
-    assert texts(leave(session, B, None, 9, 999)) == ["一", "二"]
+    session = enter(enter(leave(Session(), A, turn("一", "二"), 1, 9, 999), B), C)
+    assert leave(session, B, None, 1, 9, 999).waiting == [C]
+    assert texts(leave(session, B, None, 1, 9, 999)) == ["一", "二"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text(max_size=30)), max_size=30))
@@ -84,7 +84,7 @@ async def test_message_longer_than_a_session_is_refused_and_nothing_is_forgotten
     connect: Connect, settings: BusSettings
 ) -> None:
     memory = sessions(await connect(), settings)
-    await memory.store(A, turn("问", "答"))
+    await memory.store(A, turn("问", "答"), 1)
     with pytest.raises(TooLarge):
         await memory.take_turn("u", "s", B, asked_bytes=300_000)
     assert texts(await memory.take_turn("u", "s", C)) == ["问", "答"]
@@ -125,7 +125,7 @@ async def test_second_call_waits_for_the_first_and_sees_its_turn(connect: Connec
     second = asyncio.create_task(memory.take_turn("u", "s", B))
     await asyncio.sleep(0.2)
     assert not second.done()
-    await memory.store(A, turn("问", "答"))
+    await memory.store(A, turn("问", "答"), 1)
     assert texts(await second) == ["问", "答"]
 
 
@@ -139,8 +139,8 @@ async def test_turn_of_a_call_that_was_decided_but_not_stored_is_stored_by_the_n
     await decide(bus, settings, A, turn("问", "答").model_dump_json().encode())
     assert texts(await memory.take_turn("u", "s", B)) == ["问", "答"]
     # Its own worker, late, changes nothing.
-    await memory.store(A, turn("问", "答"))
-    await memory.store(B, turn("又问", "又答"))
+    await memory.store(A, turn("问", "答"), 1)
+    await memory.store(B, turn("又问", "又答"), 1)
     assert texts(await memory.take_turn("u", "s", C)) == ["问", "答", "又问", "又答"]
 
 
@@ -163,7 +163,7 @@ async def test_many_calls_of_one_session_take_turns_and_lose_nothing(connect: Co
         assert texts(history) == [t for c in order for t in (f"问{c}", f"答{c}")]
         order.append(call)
         await decide(bus, settings, call, turn(f"问{call}", f"答{call}").model_dump_json().encode())
-        await memory.store(call, turn(f"问{call}", f"答{call}"))
+        await memory.store(call, turn(f"问{call}", f"答{call}"), 1)
 
     await asyncio.gather(*(converse(i, call) for i, call in enumerate(calls)))
     assert sorted(order) == calls
@@ -172,7 +172,7 @@ async def test_many_calls_of_one_session_take_turns_and_lose_nothing(connect: Co
 async def test_users_and_sessions_do_not_see_each_other(connect: Connect, settings: BusSettings) -> None:
     bus = await connect()
     memory = sessions(bus, settings)
-    await memory.store(A, turn("甲", "一", user="u1", session="s"))
+    await memory.store(A, turn("甲", "一", user="u1", session="s"), 1)
     assert await memory.take_turn("u2", "s", B) == []
     assert await memory.take_turn("u1", "t", C) == []
 
@@ -181,7 +181,7 @@ async def test_session_is_one_entry_whatever_happens(connect: Connect, settings:
     bus = await connect()
     memory = sessions(bus, settings)
     for call in (A, B, C):
-        await memory.store(call, turn(call[0], call[0]))
+        await memory.store(call, turn(call[0], call[0]), 1)
     stored = await bus.last(topology.SESSIONS, key_of("u", "s"), timeout=2)
     assert stored is not None
     found = Session.model_validate_json(stored.data)
@@ -190,9 +190,9 @@ async def test_session_is_one_entry_whatever_happens(connect: Connect, settings:
 
 
 def test_call_that_failed_before_it_said_anything_does_not_erase_the_history_it_would_have_replaced() -> None:
-    before = leave(Session(), A, turn("一", "二"), 200, 10_000)
+    before = leave(Session(), A, turn("一", "二"), 1, 200, 10_000)
     nothing = Turn(user="u", session="s", replace=True, messages=[])
-    assert texts(leave(enter(before, B), B, nothing, 200, 10_000)) == ["一", "二"]
+    assert texts(leave(enter(before, B), B, nothing, 1, 200, 10_000)) == ["一", "二"]
 
 
 async def test_tickets_of_callers_who_left_do_not_fill_a_session(connect: Connect, settings: BusSettings) -> None:
@@ -210,7 +210,7 @@ async def test_tickets_of_callers_who_left_do_not_fill_a_session(connect: Connec
     await run(bus, settings, B)
     patient = asyncio.create_task(memory.take_turn("u", "s", B))
     await eventually(lambda: _waits(bus, B))
-    await memory.store(A, turn("问", "答"))
+    await memory.store(A, turn("问", "答"), 1)
     assert texts(await patient) == ["问", "答"]
 
 

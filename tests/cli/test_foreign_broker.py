@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.cli.command import Run, ports
-from tests.nats_process import NatsProcess
+from tests.nats_cluster import AnyNats
 from tests.ports import free_ports
 from tests.waiting import eventually_sync
 
@@ -34,7 +34,7 @@ def test_a_server_that_is_not_there_is_named_soon_with_its_setting_and_what_to_d
     assert up.finish() == 0
 
 
-def test_up_ends_when_its_processes_find_a_single_server_for_three_copies(run: Run, nats_process: NatsProcess) -> None:
+def test_up_ends_when_its_processes_find_a_single_server_for_three_copies(run: Run, nats_process: AnyNats) -> None:
     up = run("up", module="qingyu_ai.cli", **ports(NATS_URL=nats_process.url, QINGYU_BUS__REPLICAS="3"))
     assert up.finish(30) == 2
     assert "Traceback" not in up.output
@@ -42,9 +42,7 @@ def test_up_ends_when_its_processes_find_a_single_server_for_three_copies(run: R
     assert "cannot run as it is set up (exit status 2): QINGYU_BUS__REPLICAS is 3, and the NATS server is" in last
 
 
-def test_copies_that_a_single_server_cannot_keep_end_a_process_with_one_line(
-    run: Run, nats_process: NatsProcess
-) -> None:
+def test_copies_that_a_single_server_cannot_keep_end_a_process_with_one_line(run: Run, nats_process: AnyNats) -> None:
     for module in ("services.chat", "bridge"):
         process = run(module=module, **ports(NATS_URL=nats_process.url, QINGYU_BUS__REPLICAS="3"))
         assert process.finish() == 2, process.output

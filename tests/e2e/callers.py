@@ -39,6 +39,7 @@ FAST = {
     "QINGYU_BUS__BEAT_SECONDS": "0.5",
     "QINGYU_BUS__ACK_WAIT_SECONDS": f"{LEASE:g}",
     "QINGYU_BUS__IN_PROGRESS_SECONDS": "0.5",
+    "QINGYU_BUS__PATIENCE_SECONDS": f"{LEASE:g}",
 }
 """The protocol's times, for all processes of a system: about a fifth of the defaults."""
 

@@ -49,7 +49,7 @@ OTHER_NATS = "NATS_URL=nats://host:4222 make up"
 
 def test_readme_has_the_commands_that_are_run_here_and_no_others() -> None:
     """`make test` is what runs this; `make bench` is measured by a person, `make help` below."""
-    made = {"make demo", "make test", "make up", "make bench", "make help"}
+    made = {"make demo", "make test", "make up", "make cluster", "make bench", "make help"}
     assert commands() == {*made, TOUR, WITH_A_MODEL, OTHER_PORT, OTHER_NATS}
 
 
@@ -144,3 +144,28 @@ def test_make_up_uses_the_server_that_nats_url_names(tmp_path: Path) -> None:
             assert not any(line.startswith("nats ") and "starting" in line for line in said)
     finally:
         nats.close()
+
+
+def test_make_cluster_prints_the_command_with_which_make_up_runs_on_it(tmp_path: Path) -> None:
+    client, route, monitor = free_ports(3)
+    cluster = typed(
+        "make cluster",
+        QINGYU_NATS__PORT=str(client),
+        QINGYU_NATS__ROUTE_PORT=str(route),
+        QINGYU_NATS__MONITOR_PORT=str(monitor),
+        QINGYU_DATA_DIR=str(tmp_path / "servers"),
+    )
+    assert cluster.stdout is not None
+    said: list[str] = []
+    for line in cluster.stdout:
+        said.append(line)
+        if "Stop      Ctrl-C" in line:
+            break
+    try:
+        [printed] = re.findall(r"(NATS_URL=\S+) (QINGYU_BUS__REPLICAS=3) make up", "".join(said))
+        with up(tmp_path, **dict(pair.split("=", 1) for pair in printed)) as (target, _):
+            assert "全部完成" in tour(target)
+    finally:
+        os.killpg(cluster.pid, signal.SIGINT)
+        rest, _ = cluster.communicate(timeout=60)
+    assert rest.rstrip().endswith("stopped"), rest

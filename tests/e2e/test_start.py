@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nats_process import NatsProcess
+from tests.nats_cluster import AnyNats
 from tests.ports import free_port
 from tests.running import ROOT
 
@@ -48,7 +48,7 @@ def taken() -> Iterator[int]:
 
 @pytest.mark.parametrize("setting", ["QINGYU_BRIDGE__PORT", "QINGYU_BRIDGE__METRICS_PORT"])
 def test_bridge_refuses_a_port_that_is_taken_and_names_the_setting(
-    tmp_path: Path, nats_process: NatsProcess, taken: int, setting: str
+    tmp_path: Path, nats_process: AnyNats, taken: int, setting: str
 ) -> None:
     ports = {"QINGYU_BRIDGE__PORT": str(free_port()), "QINGYU_BRIDGE__METRICS_PORT": "0", setting: str(taken)}
     result = run(tmp_path, "bridge", NATS_URL=nats_process.url, **ports)
@@ -59,7 +59,7 @@ def test_bridge_refuses_a_port_that_is_taken_and_names_the_setting(
 
 
 def test_worker_refuses_a_metrics_port_that_is_taken_and_names_the_setting(
-    tmp_path: Path, nats_process: NatsProcess, taken: int
+    tmp_path: Path, nats_process: AnyNats, taken: int
 ) -> None:
     port = {"QINGYU_CHAT__METRICS_PORT": str(taken)}
     result = run(tmp_path, "services.chat", NATS_URL=nats_process.url, **port)

@@ -167,6 +167,14 @@ async def test_interrupted_answer_is_marked_as_the_server_wants_it(lab: Lab, how
     assert body.get("continue_final_message", False) == (how == "continue_final_message")
 
 
+async def test_rest_of_an_answer_may_be_nothing(lab: Lab) -> None:
+    """A worker was lost after the last word and before the server said that it was the last."""
+    model = lab.remote("m", Reply((Role(), Finish(), Done())), continuation="prefix")
+    answer = await ask(model, Prompt((Turn("user", "续写"), Turn("assistant", "完了。"))))
+    assert (answer.text, answer.deltas[-1].finish) == ("", STOP)
+    assert len(lab.upstream.seen()) == 1
+
+
 @pytest.mark.parametrize(("text", "word"), [("续写下去", "接着写"), ("Write on", "Go on")])
 async def test_server_without_a_mark_is_asked_in_the_prompts_language(lab: Lab, text: str, word: str) -> None:
     await ask(lab.remote("m", chat("好")), Prompt((Turn("user", text), Turn("assistant", "1 2 3"))))

@@ -362,12 +362,20 @@ class Record(betterproto2.Message):
 
     restarted: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
     """
-    A claim found another log than the one before: whoever has text from there cannot go on with it.
+    A claim found another log than the one before, or a log whose beginning is too old to be there: whoever has text from there
+    cannot go on with it.
     """
 
     claims: "list[RecordClaim]" = betterproto2.field(15, betterproto2.TYPE_MESSAGE, repeated=True)
     """
-    The latest claims, the newest last.
+    The first claim and the latest ones, the newest last.
+    """
+
+    inbox: "typing.Annotated[str, pydantic.AfterValidator(betterproto2.validators.validate_string)]" = (
+        betterproto2.field(16, betterproto2.TYPE_STRING)
+    )
+    """
+    The call's log: where the first claim spoke. Every later one speaks there too, so that all readers meet its fence.
     """
 
 

@@ -1,0 +1,184 @@
+"""CallControl and linger: what a caller may do about a call that it is not connected to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from bridge.admission import LINGER_KEY
+from qingyu_ai import routes
+from qingyu_ai.bus.handler import Call
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract import control_pb2 as control
+from tests.bridge.conftest import Bridge, chat
+from tests.waiting import eventually
+
+
+class Halting:
+    """Says a word, waits, says another."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.ran = self.stopped = 0
+
+    async def stream(self, call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        self.ran += 1
+        try:
+            yield ai.ChatStreamChunk(delta="前")
+            await self.release.wait()
+            yield ai.ChatStreamChunk(delta="后")
+            yield ai.ChatStreamChunk(is_final=True)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.stopped += 1
+            raise
+
+
+def named(request_id: str, user: str = "") -> dict[str, Any]:
+    return {"method": "ChatStream", "request_id": request_id, "metadata": common.Metadata(user_id=user)}
+
+
+async def cancel(bridge: Bridge, request_id: str, user: str = "") -> control.Call:
+    answer: control.CancelResponse = await bridge.unary(routes.CANCEL)(
+        control.CancelRequest(**named(request_id, user)), timeout=5
+    )
+    return answer.call
+
+
+async def describe(bridge: Bridge, request_id: str, user: str = "") -> control.Call:
+    answer: control.DescribeResponse = await bridge.unary(routes.DESCRIBE)(
+        control.DescribeRequest(**named(request_id, user)), timeout=5
+    )
+    return answer.call
+
+
+async def begin(bridge: Bridge, request_id: str, *more: tuple[str, str]) -> Any:
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", request_id), *more), timeout=20)
+    assert (await call.read()).delta == "前"
+    return call
+
+
+async def rest_of(call: Any) -> str:
+    text = ""
+    while (chunk := await call.read()) is not grpc.aio.EOF:
+        text += chunk.delta
+    return text
+
+
+async def test_call_is_described_from_its_claim_to_its_end(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    call = await begin(bridge, "a")
+    running = await describe(bridge, "a")
+    assert (running.state, running.claims, running.HasField("status")) == (control.CALL_STATE_RUNNING, 1, False)
+    halting.release.set()
+    assert await rest_of(call) == "后"
+    ended = await describe(bridge, "a")
+    assert (ended.state, ended.status.code, ended.deltas) == (control.CALL_STATE_ENDED, 0, 3)
+    assert ended.since_unix_ms >= running.since_unix_ms
+
+
+async def test_nobody_sees_or_ends_the_call_of_another_user(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    call = await begin(bridge, "a")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await describe(bridge, "a", user="somebody else")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    await cancel(bridge, "a", user="somebody else")
+    halting.release.set()
+    assert await rest_of(call) == "后"
+
+
+async def test_call_that_is_cancelled_in_words_ends_for_its_reader_and_stops_its_worker(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    call = await begin(bridge, "a")
+    said = await cancel(bridge, "a")
+    assert (said.state, said.status.code) == (control.CALL_STATE_ENDED, grpc.StatusCode.CANCELLED.value[0])
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        await rest_of(call)
+    assert await call.code() is grpc.StatusCode.CANCELLED
+    await eventually(lambda: halting.stopped == 1)
+
+
+async def test_call_that_has_ended_stays_as_it_is(bridge: Bridge) -> None:
+    halting = Halting()
+    halting.release.set()
+    await bridge.worker(stream=halting.stream)
+    await rest_of(await begin(bridge, "a"))
+    assert (await cancel(bridge, "a")).status.code == 0
+
+
+async def test_call_that_comes_after_its_cancel_is_cancelled(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    await cancel(bridge, "a")
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "a"),), timeout=5)
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        await rest_of(call)
+    assert halting.ran == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "request_id", "field"), [("Search", "a", "method"), ("", "a", "method"), ("Chat", "", "request_id")]
+)
+async def test_request_that_names_no_call_is_refused(bridge: Bridge, method: str, request_id: str, field: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await bridge.unary(routes.DESCRIBE)(control.DescribeRequest(method=method, request_id=request_id), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in str(refused.value.details())
+
+
+async def test_call_without_linger_ends_with_its_caller(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    (await begin(bridge, "a")).cancel()
+    await eventually(lambda: halting.stopped == 1)
+
+
+async def test_call_that_lingers_is_there_when_its_caller_comes_back(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    (await begin(bridge, "a", (LINGER_KEY, "20000"))).cancel()
+    await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 1)
+    assert (await describe(bridge, "a")).state == control.CALL_STATE_RUNNING
+    halting.release.set()
+    again = await begin(bridge, "a")
+    assert await rest_of(again) == "后"
+    assert (halting.ran, halting.stopped) == (1, 0)
+
+
+async def test_call_that_lingers_is_cancelled_when_nobody_comes_back(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    (await begin(bridge, "a", (LINGER_KEY, "300"))).cancel()
+    await eventually(lambda: halting.stopped == 1)
+    assert (await describe(bridge, "a")).status.code == grpc.StatusCode.CANCELLED.value[0]
+    await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 0)
+
+
+async def test_caller_who_has_come_back_elsewhere_is_not_cut_off(bridge: Bridge) -> None:
+    """At the end of a linger the bridge asks whether another one reads the call."""
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    (await begin(bridge, "a", (LINGER_KEY, "600"))).cancel()
+    await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 1)
+    async with bridge.second() as other:
+        again = await begin(other, "a")
+        await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 0, timeout=10)
+        halting.release.set()
+        assert await rest_of(again) == "后"
+    assert halting.stopped == 0
+
+
+async def test_linger_that_is_none_is_refused(bridge: Bridge) -> None:
+    await bridge.worker(stream=Halting().stream)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await begin(bridge, "a", (LINGER_KEY, "soon"))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert LINGER_KEY in str(refused.value.details())

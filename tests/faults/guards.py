@@ -1,0 +1,167 @@
+"""The guards of the product that a negative control removes, one at a time, in a process of its own (`patched`).
+
+Each function takes one guard away and leaves the rest. None of them is ever called in a process that tests run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bridge.resume import Chunk, Resume
+from qingyu_ai.bus import reading, record, topology
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.bus.fold import Position, Verdict, fold
+from qingyu_ai.bus.handler import Call
+from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.ordered import OrderedReader
+from qingyu_ai.bus.records import Records
+from qingyu_ai.bus.speaker import Speaker
+from qingyu_ai.bus.transport import Bus
+from qingyu_ai.bus.worker import Worker
+from qingyu_ai.contract import bus_pb2
+from qingyu_ai.settings import Bus as Settings
+from services.chat import session as sessions
+from services.chat.session import Session, Turn
+from services.llm.seam import Seam
+
+
+def seam() -> None:
+    """A rest is joined as it comes, with what it repeats."""
+    Seam.closed = property(lambda self: True)  # type: ignore[method-assign, assignment]
+
+
+def resume() -> None:
+    """A stream that is read again is read whole, whatever its caller has."""
+
+    def trim(self: Resume, chunks: list[Chunk]) -> list[Chunk]:
+        self._left = 0
+        return list(chunks)
+
+    Resume.trim = trim  # type: ignore[method-assign, assignment]
+
+
+def applied() -> None:
+    """A session does not look whether a turn is stored already."""
+    leave = sessions.leave
+
+    def forgetful(
+        session: Session, call: str, turn: Turn | None, order: int, max_messages: int, max_bytes: int
+    ) -> Session:
+        forgotten = session.model_copy(update={"applied": []})
+        return leave(forgotten, call, turn, order, max_messages, max_bytes)
+
+    sessions.leave = forgetful
+
+
+def cancel() -> None:
+    """A worker does not hear that a call is cancelled."""
+    Worker._on_cancel = lambda self, subject, reply, data, headers: None  # type: ignore[method-assign]
+
+
+def expiry() -> None:
+    """A worker runs jobs whose deadline has passed."""
+
+    make = Call.of
+
+    def with_more_time(envelope: Envelope) -> Call:
+        return make(envelope._replace(deadline=Deadline.after(60)))
+
+    Call.of = with_more_time  # type: ignore[method-assign]
+
+
+def resend() -> None:
+    """A frame that was not acknowledged is not sent again."""
+    publish = Speaker._publish
+
+    def publish_once(self: Speaker) -> None:
+        if not self._flight_tokens:
+            publish(self)
+
+    Speaker._publish = publish_once  # type: ignore[method-assign]
+
+
+def epochs() -> None:
+    """A reader takes what any worker says, also one that was replaced."""
+
+    def fold_any(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
+        after, verdict = fold(Position(min(at.epoch, frame.epoch), at.next), frame)
+        return Position(max(at.epoch, after.epoch), after.next), verdict
+
+    reading.fold = fold_any  # type: ignore[attr-defined]
+
+
+def fence() -> None:
+    """A worker that takes over does not close the log to the one before."""
+
+    async def look_at_the_end(self: Speaker) -> int:
+        last = await self._bus.last(topology.LOG, self._inbox, timeout=2)
+        return last.sequence + 1 if last else 1
+
+    Speaker.fence = look_at_the_end  # type: ignore[method-assign]
+
+
+def compare() -> None:
+    """A worker commits whatever the record says by now."""
+    write = Records.write
+
+    async def write_over(self: Records, call: str, value: bus_pb2.Record, expect: int) -> int:
+        if value.state == record.DONE:
+            return await self._bus.store(topology.call_key(call), value.SerializeToString(), timeout=2)
+        return await write(self, call, value, expect)
+
+    Records.write = write_over  # type: ignore[method-assign]
+
+
+def windows() -> None:
+    """A reader holds whatever comes."""
+    init = reading.Reading.__init__
+
+    def without_limits(self: reading.Reading, bus: Bus, call: str, inbox: str, settings: Settings, *rest: Any) -> None:
+        wide = settings.model_copy(update={"window_frames": 10**9, "window_bytes": 10**9})
+        init(self, bus, call, inbox, wide, *rest)
+
+    reading.Reading.__init__ = without_limits  # type: ignore[assignment, method-assign]
+
+
+def holes() -> None:
+    """A reader shows what comes, also where something before it is missing."""
+
+    def fold_on(at: Position, frame: bus_pb2.Frame) -> tuple[Position, Verdict]:
+        after, verdict = fold(at, frame)
+        return fold(Position(frame.epoch, frame.seq), frame) if verdict is Verdict.HOLE else (after, verdict)
+
+    reading.fold = fold_on  # type: ignore[attr-defined]
+
+
+def presence() -> None:
+    """A bridge does not ask whether there is a worker."""
+    Presence.has = lambda self, kind: True  # type: ignore[method-assign]
+
+
+def dismiss() -> None:
+    """A reader that was of one call is never taken down."""
+
+    async def go_on(self: OrderedReader) -> None:
+        """Nothing."""
+
+    OrderedReader.stop = go_on  # type: ignore[method-assign]
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    "seam": seam,
+    "resume": resume,
+    "applied": applied,
+    "cancel": cancel,
+    "expiry": expiry,
+    "resend": resend,
+    "epochs": epochs,
+    "fence": fence,
+    "compare": compare,
+    "windows": windows,
+    "dismiss": dismiss,
+    "holes": holes,
+    "presence": presence,
+}
+"""By the name that `Control.guard` and FAULTS_WITHOUT have."""

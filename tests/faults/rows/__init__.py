@@ -1,0 +1,42 @@
+"""The rows of the fault suite, in the order in which they are run. A new one is a file here and a line in `ROWS`."""
+
+from __future__ import annotations
+
+from tests.faults.report import Row
+
+from . import (
+    both,
+    bridge_streams,
+    cancel,
+    deadline,
+    frames,
+    freeze,
+    last_token,
+    log_lost,
+    log_renewed,
+    no_nats,
+    slow_readers,
+    soak,
+    worker_jobs,
+    worker_streams,
+)
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        worker_streams.ROW,
+        bridge_streams.ROW,
+        both.ROW,
+        last_token.ROW,
+        worker_jobs.ROW,
+        cancel.ROW,
+        deadline.ROW,
+        frames.ROW,
+        freeze.ROW,
+        slow_readers.ROW,
+        log_lost.ROW,
+        log_renewed.ROW,
+        no_nats.ROW,
+        soak.ROW,
+    )
+}  # fmt: skip
