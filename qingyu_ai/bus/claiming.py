@@ -48,7 +48,7 @@ class Claimant:
         message: the delivery.
         worker: the worker's token.
         settings: how many claims may be lost before the job is put aside, and how long the log keeps what is said.
-        alone: waits until nothing else runs here.
+        alone: waits for a while until nothing else runs here, and says whether that is so.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Claimant:
         message: JobMessage,
         worker: str,
         settings: BusSettings,
-        alone: Callable[[], Awaitable[None]],
+        alone: Callable[[], Awaitable[bool]],
     ) -> None:
         self._records = records
         self._call = call
@@ -97,6 +97,7 @@ class Claimant:
     async def _look_and_claim(self, *, newest: bool) -> Held | Entry | None:
         entry = await self._records.read(self._call, newest=newest)
         held = entry.record if entry is not None else None
+        alone = False
         verdict = record.claim(entry, self._message, self._attempts)
         match verdict:
             case Claim.FINISH:
@@ -109,10 +110,10 @@ class Claimant:
             case _ if self._deadline.passed:
                 return await self._expire(entry)
             case Claim.TAKE_OVER if held is not None and record.suspect(held):
-                await self._alone()
+                alone = await self._alone()
                 if self._deadline.remaining <= 0:
                     return await self._expire(entry)
-        value = record.running(self._message, self._worker, held, self._log_age_seconds)
+        value = record.running(self._message, self._worker, held, self._log_age_seconds, alone=alone)
         epoch = await self._records.write(self._call, value, _revision(entry))
         return Held(epoch, value, entry is not None, verdict is Claim.BURY)
 

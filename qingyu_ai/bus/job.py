@@ -67,7 +67,7 @@ class JobRun:
 
     Args:
         log_name, queue_name: which log and which queue there are now.
-        alone: waits until nothing else runs at this worker.
+        alone: waits for a while until nothing else runs at this worker, and says whether that is so.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class JobRun:
         envelope: Envelope,
         log_name: str,
         queue_name: str,
-        alone: Callable[[JobRun], Awaitable[None]],
+        alone: Callable[[JobRun], Awaitable[bool]],
     ) -> None:
         self._station = station
         self._bus = station.bus

@@ -100,8 +100,13 @@ def other_queue(held: bus_pb2.Record, queue: str) -> bool:
 
 
 def deaths(held: bus_pb2.Record) -> int:
-    """Workers lost over a job, if the one that holds it now is lost too."""
-    return held.deaths + (1 if held.state == RUN and not held.given_back else 0)
+    """Workers lost over a job, if the one that holds it now is lost too.
+
+    One that ran other jobs as well makes a suspect of each of them, and no more: who is innocent is never put aside.
+    """
+    if held.state != RUN or held.given_back:
+        return held.deaths
+    return held.deaths + 1 if held.alone else max(held.deaths, min(held.deaths + 1, SUSPECT_DEATHS))
 
 
 def suspect(held: bus_pb2.Record) -> bool:
@@ -153,6 +158,8 @@ def running(
     worker: str = "",
     before: bus_pb2.Record | None = None,
     log_age_seconds: float = math.inf,
+    *,
+    alone: bool = False,
 ) -> bus_pb2.Record:
     """The record of a claimed call.
 
@@ -160,6 +167,7 @@ def running(
         worker: the claimant's token.
         before: what the claim replaces: REOPENED, or RUN of a worker that is lost.
         log_age_seconds: how long the log keeps what is said.
+        alone: nothing else runs at the claimant.
     """
     value = bus_pb2.Record(
         state=RUN,
@@ -169,6 +177,7 @@ def running(
         log=job.log,
         queue=job.queue,
         inbox=job.inbox,
+        alone=alone,
         at_ms=now_ms(),
     )
     if before is not None:
@@ -216,7 +225,7 @@ def reopened(entry: Entry) -> bus_pb2.Record:
     record.reopened = entry.revision
     record.reopenings += 1
     record.at_ms = now_ms()
-    record.given_back = False
+    record.given_back = record.alone = False
     record.ClearField("end")
     record.follow_up = b""
     return record

@@ -325,13 +325,23 @@ class Worker:
             return
         self._start(self._run_job(run), served.route.method, self._jobs)
 
-    async def _wait_until_alone(self, run: JobRun) -> None:
-        """A job over which workers were lost runs when nothing else does, so that it ends nobody but itself."""
+    async def _wait_until_alone(self, run: JobRun) -> bool:
+        """A job over which workers were lost runs when nothing else does, so that it ends nobody but itself.
+
+        It waits for a lease at most: what runs here may itself wait for this job, for its turn in a session.
+
+        Returns:
+            Whether it is alone.
+        """
         self._suspects.append(run)
         log.warning("suspect_waits", call=run.call.id, running=len(self._jobs) - 1)
-        async with self._room:
-            # Those behind it in the list wait for it; everything else runs to its end.
-            await self._room.wait_for(lambda: self._suspects[0] is run and len(self._jobs) <= len(self._suspects))
+        try:
+            async with asyncio.timeout(self._settings.lease_seconds), self._room:
+                # Those behind it in the list wait for it; everything else runs to its end.
+                await self._room.wait_for(lambda: self._suspects[0] is run and len(self._jobs) <= len(self._suspects))
+        except TimeoutError:
+            return False
+        return True
 
     async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
         """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""

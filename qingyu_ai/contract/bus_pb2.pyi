@@ -287,6 +287,7 @@ class Record(_message.Message):
     RESTARTED_FIELD_NUMBER: _builtins.int
     CLAIMS_FIELD_NUMBER: _builtins.int
     INBOX_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -302,7 +303,7 @@ class Record(_message.Message):
     queue: _builtins.str
     """Which queue the job message is in (its creation time)."""
     deaths: _builtins.int
-    """Claims before this one whose workers were lost."""
+    """Claims before this one whose workers were lost; of those that were not alone, two at most."""
     given_back: _builtins.bool
     """The worker of this claim has given the job back, so that it is not lost with it."""
     reopened: _builtins.int
@@ -315,6 +316,8 @@ class Record(_message.Message):
     """
     inbox: _builtins.str
     """The call's log: where the first claim spoke. Every later one speaks there too, so that all readers meet its fence."""
+    alone: _builtins.bool
+    """Nothing else runs at the worker of this claim: if it is lost, it is lost over this job."""
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
@@ -342,10 +345,11 @@ class Record(_message.Message):
         restarted: _builtins.bool = ...,
         claims: _abc.Iterable[Global___Record.Claim] | None = ...,
         inbox: _builtins.str = ...,
+        alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

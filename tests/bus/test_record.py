@@ -88,13 +88,12 @@ def test_known_id_with_another_body_is_refused_running_or_decided() -> None:
     assert attach(Entry(9, decided(running(FIRST), DIGEST, End())), b"other") is Attach.REFUSE
 
 
-def lost(times: int, *, give_back: bool = False) -> Entry:
+def lost(times: int, *, give_back: bool = False, alone: bool = True) -> Entry:
     """The record of a job over which so many workers were lost, one after the other."""
     value = running(FIRST, "w1")
     for delivery in range(2, times + 1):
-        value = running(
-            JobMessage(40, delivery, DIGEST, "g1"), f"w{delivery}", given_back(value) if give_back else value
-        )
+        before = given_back(value) if give_back else value
+        value = running(JobMessage(40, delivery, DIGEST, "g1"), f"w{delivery}", before, alone=alone and delivery > 2)
     return Entry(7, value)
 
 
@@ -102,6 +101,13 @@ def test_job_is_put_aside_after_so_many_lost_workers() -> None:
     assert claim(lost(2), JobMessage(40, 9, DIGEST)) is Claim.TAKE_OVER
     assert claim(lost(3), JobMessage(40, 9, DIGEST)) is Claim.BURY
     assert [c.worker for c in lost(3).record.claims] == ["w1", "w2", "w3"]
+
+
+def test_job_that_was_never_alone_is_suspected_and_never_put_aside() -> None:
+    """Whoever runs beside a poison job loses as many workers as it does."""
+    held = lost(20, alone=False)
+    assert suspect(held.record)
+    assert claim(held, JobMessage(40, 99, DIGEST)) is Claim.TAKE_OVER
 
 
 def test_worker_that_gives_a_job_back_is_not_lost_over_it() -> None:

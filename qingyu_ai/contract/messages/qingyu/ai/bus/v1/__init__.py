@@ -338,7 +338,7 @@ class Record(betterproto2.Message):
         10, betterproto2.TYPE_UINT32
     )
     """
-    Claims before this one whose workers were lost.
+    Claims before this one whose workers were lost; of those that were not alone, two at most.
     """
 
     given_back: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
@@ -376,6 +376,11 @@ class Record(betterproto2.Message):
     )
     """
     The call's log: where the first claim spoke. Every later one speaks there too, so that all readers meet its fence.
+    """
+
+    alone: "bool" = betterproto2.field(17, betterproto2.TYPE_BOOL)
+    """
+    Nothing else runs at the worker of this claim: if it is lost, it is lost over this job.
     """
 
 
