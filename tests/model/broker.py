@@ -12,11 +12,11 @@ def steps(s: State, scene: Scene) -> Iterator[Step]:
     yield from _deliver(s)
     yield from _store(s, scene)
     if s.budget.log_losses and s.log:
-        readers = tuple(reader._replace(passed=0) for reader in s.readers)
+        readers = tuple(reader._replace(passed=0, wide=0) for reader in s.readers)
         lost = s._replace(log=(), generation=s.generation + 1, readers=readers, budget=s.spend("log_losses"))
         yield Step(("the log is lost and made anew",), lost, due=False)
     if s.budget.queue_losses:
-        lost = s._replace(jobs=(), queue=s.queue + 1, budget=s.spend("queue_losses"))
+        lost = s._replace(jobs=(), queue=s.queue + 1, stored=0, budget=s.spend("queue_losses"))
         yield Step(("the queue is lost and made anew",), lost, due=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qingyu_ai.bus.record import DONE, REOPENED
 
-from .state import AWAY, DATA_LOSS, ENDED, GONE, OK, SPEAKING, Scene, State, Text
+from .state import AWAY, DATA_LOSS, ENDED, GONE, OK, READING, SPEAKING, Scene, State, Text
 
 
 def broken(before: State, after: State, scene: Scene) -> str | None:
@@ -17,6 +17,10 @@ def broken(before: State, after: State, scene: Scene) -> str | None:
 def _lost(s: State, scene: Scene) -> bool:
     """Whether the log was lost: then two readers may hold two texts, but only one of them may end well."""
     return s.budget.log_losses < scene.bounds.log_losses
+
+
+def _queue_lost(s: State, scene: Scene) -> bool:
+    return s.budget.queue_losses < scene.bounds.queue_losses
 
 
 def _done(s: State) -> bool:
@@ -54,7 +58,7 @@ def _readers(before: State, after: State, scene: Scene) -> str | None:
     for i, r in enumerate(after.readers):
         if r.at == AWAY:
             continue
-        if r.end == DATA_LOSS and not lost:
+        if r.end == DATA_LOSS and not lost and not _queue_lost(after, scene):
             return f"reader {i} ended DATA_LOSS, and the log was never lost"
         if r.at == ENDED and r.end == OK and r.text != after.final:
             return f"reader {i} ended OK with another text than the one that was committed"
@@ -111,10 +115,12 @@ def _take_over(before: State, after: State, scene: Scene) -> str | None:
 
 def unfinished(s: State, scene: Scene) -> str | None:
     """Say what is wrong with a state in which nothing is left to be done."""
-    gone = s.budget.queue_losses < scene.bounds.queue_losses or s.budget.bridge_deaths < scene.bounds.bridge_deaths
+    gone = _queue_lost(s, scene) or s.budget.bridge_deaths < scene.bounds.bridge_deaths
     done = _done(s)
     if gone and not done and not s.jobs:
-        return None  # the job is lost with its queue or its bridge: readers wait for their deadline
+        if any(r.at == READING and r.queue not in (0, s.queue) for r in s.readers):
+            return "a reader waits for a job that was lost with its queue"
+        return None  # who reads the call for another request waits for the deadline
     for i, r in enumerate(s.readers):
         if r.at not in (AWAY, ENDED):
             return f"reader {i} waits, and nobody will say anything any more"

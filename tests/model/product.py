@@ -7,17 +7,18 @@ so answers are remembered.
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from functools import cache
 
 from qingyu_ai.bus import fold as product_fold
 from qingyu_ai.bus import record as product_record
-from qingyu_ai.bus.errors import BusDown, Cancelled, Expired, Internal, retryable
+from qingyu_ai.bus.errors import BusDown, Cancelled, Expired, Internal
 from qingyu_ai.bus.fold import Position, Verdict
 from qingyu_ai.bus.record import Attach, Claim, JobMessage
 from qingyu_ai.contract import bus_pb2
 
 from .rules import Rules
-from .state import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, OK, UNAVAILABLE, Entry, Frame, Job, Place, Record, Text
+from .state import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, OK, UNAVAILABLE, Entry, Frame, Job, Record, Text
 
 DIGEST = b"d" * 16
 
@@ -31,22 +32,14 @@ STATUS = {
 NAME = {status: name for name, status in STATUS.items()}
 
 
-def fold(at: Place, frame: Frame, rules: Rules) -> tuple[Place, Verdict]:
-    """See `qingyu_ai.bus.fold.fold`; and `Rules.epoch_opens_with_its_base`, which it does not keep yet."""
-    position = at.position
-    base = frame.base if rules.base_is_checked else None
-    opened = at.based and frame.epoch == position.epoch
-    strict = rules.base_is_checked and rules.epoch_opens_with_its_base
-    if strict and not opened and _goes_on(position, frame) and base != position.next:
-        return at, Verdict.LOST if base is not None and base < position.next else Verdict.HOLE
-    after, verdict = _fold(position, frame.epoch, frame.seq, frame.said, frame.span, base, frame.status, frame.total)
-    based = opened or base is not None if after.epoch == frame.epoch else at.based
-    return Place(after, based), verdict
-
-
-def _goes_on(at: Position, frame: Frame) -> bool:
-    """Whether this is a frame that must begin where the reader stands: data, or an end that is OK."""
-    return frame.epoch >= at.epoch and (frame.said == "data" or (frame.said == "end" and frame.status == OK))
+def fold(at: Position, frame: Frame, rules: Rules) -> tuple[Position, Verdict]:
+    """See `qingyu_ai.bus.fold.fold`. A rule that is off is one that the frame, or the position, does not tell it of."""
+    base = frame.base
+    if not rules.base_is_checked or (base is None and not rules.base_is_demanded):
+        base = at.next
+    if not rules.base_is_checked_behind_the_fence:
+        at = replace(at, awaits_base=False)
+    return _fold(at, frame.epoch, frame.seq, frame.said, frame.span, base, frame.status, frame.total)
 
 
 @cache
@@ -61,6 +54,8 @@ def _fold(
                 frame.data.span.append(span)
         case "end":
             frame.end.CopyFrom(bus_pb2.End(status=STATUS[status], count=count))
+        case "elsewhere":
+            frame.elsewhere.SetInParent()
         case _:
             frame.fence.SetInParent()
     return product_fold.fold(at, frame)
@@ -79,6 +74,8 @@ def _thaw(record: Record) -> bus_pb2.Record:
         reopened=record.reopened,
         reopenings=record.reopenings,
         restarted=record.restarted,
+        inbox=_name(record.inbox),
+        alone=record.alone,
     )
     if record.state == product_record.DONE:
         thawed.end.CopyFrom(bus_pb2.End(status=STATUS[record.status], count=record.total))
@@ -101,11 +98,13 @@ def _freeze(record: bus_pb2.Record) -> Record:
         reopened=record.reopened,
         reopenings=record.reopenings,
         restarted=record.restarted,
+        inbox=_number(record.inbox),
+        alone=record.alone,
     )
 
 
-def _name(generation: int) -> str:
-    return f"g{generation}" if generation else ""
+def _name(number: int) -> str:
+    return f"n{number}" if number else ""
 
 
 def _number(name: str) -> int:
@@ -117,7 +116,9 @@ def _entry(entry: Entry | None) -> product_record.Entry | None:
 
 
 def _message(job: Job, log: int) -> JobMessage:
-    return JobMessage(job.sequence, job.delivery, DIGEST, _name(log), _name(job.queue), job.reopens)
+    return JobMessage(
+        job.sequence, job.delivery, DIGEST, _name(log), _name(job.queue), job.reopens, inbox=_name(job.inbox)
+    )
 
 
 @cache
@@ -127,9 +128,15 @@ def claim(entry: Entry | None, job: Job, log: int, attempts: int) -> Claim:
 
 
 @cache
-def running(job: Job, log: int, before: Record | None) -> Record:
+def suspect(record: Record) -> bool:
+    """See `qingyu_ai.bus.record.suspect`."""
+    return product_record.suspect(_thaw(record))
+
+
+@cache
+def running(job: Job, log: int, before: Record | None, *, alone: bool) -> Record:
     """See `qingyu_ai.bus.record.running`."""
-    return _freeze(product_record.running(_message(job, log), "w", _thaw(before) if before else None))
+    return _freeze(product_record.running(_message(job, log), "w", _thaw(before) if before else None, alone=alone))
 
 
 @cache
@@ -161,6 +168,6 @@ def attach(entry: Entry | None, retries: int, queue: int) -> Attach:
 
 
 @cache
-def may_be_reopened(status: str) -> bool:
-    """Whether a decision with this status is one that may be tried again."""
-    return retryable(STATUS[status])
+def other_queue(record: Record, queue: int) -> bool:
+    """See `qingyu_ai.bus.record.other_queue`."""
+    return product_record.other_queue(_thaw(record), _name(queue))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qingyu_ai.bus.fold import Position, Verdict
-from qingyu_ai.bus.record import DONE, RUN, Attach
+from qingyu_ai.bus.record import DONE, REOPENED, Attach
 
 from . import product
 from .state import (
@@ -20,8 +20,8 @@ from .state import (
     Entry,
     Frame,
     Job,
-    Place,
     Reader,
+    Record,
     Scene,
     State,
     Step,
@@ -61,29 +61,42 @@ def _join(s: State, i: int, scene: Scene) -> Iterator[Step]:
 
 
 def _attach(s: State, i: int, has: Text, scene: Scene) -> tuple[State, str]:
-    inbox = s.readers[i].inbox
+    """`Caller.submit`."""
     decision = product.attach(s.record, scene.bounds.retries, s.queue)
-    held = s.record.record if s.record else None
-    reopens = held.reopened if held else 0
     record = s.record
     if decision is Attach.REOPEN:
         assert record is not None
-        reopens = record.revision
         record = Entry(record.revision + 1, product.reopened(record))
-    place = Place(Position(reopened=reopens if scene.rules.reopening_voids_the_failure else 0))
-    log = (held.log if held else 0) or s.generation
-    reader = Reader(READING, inbox, held is not None, fold=place, log=log, has=has, reopens=reopens)
-    if decision in (Attach.STORE, Attach.REOPEN):
+    held = record.record if record else None
+    reopens = held.reopened if held else 0
+    at = Position(reopened=reopens if scene.rules.reopening_voids_the_failure else 0)
+    reader = Reader(READING, s.readers[i].inbox, held is not None, fold=at, log=s.generation, has=has, reopens=reopens)
+    if decision is Attach.ANSWER:
+        reader = _replay(s, reader, scene)
+    elif has and (held is None or (held.restarted and scene.rules.restart_is_told)):
+        reader = _ended(reader, DATA_LOSS)
+    elif decision in (Attach.STORE, Attach.REOPEN):
         reader = reader._replace(at=STORING)
-    elif decision is Attach.ANSWER:
-        reader = reader._replace(replay=held)
     return s.show(i, reader, record=record), decision.name
+
+
+def _replay(s: State, r: Reader, scene: Scene) -> Reader:
+    """`Caller._answer`: from the log, as far as that goes."""
+    assert s.record is not None
+    held = s.record.record
+    if not held.total:
+        return _end(r, held.status)
+    if r.has and held.restarted and scene.rules.restart_is_told:
+        return _ended(r, DATA_LOSS)
+    if held.status == OK and held.log not in (0, s.generation) and scene.rules.logs_are_compared:
+        return _ended(r, DATA_LOSS)
+    return r._replace(replay=held)
 
 
 def _store(s: State, i: int, r: Reader) -> Iterator[Step]:
     """Put the job into the queue, under the number of the next message."""
     job = Job(s.stored + 1, r.inbox, s.queue, r.reopens)
-    reading = r._replace(at=READING)
+    reading = r._replace(at=READING, queue=s.queue)
     told = ("bridge {} stores the job as message {}", i, job.sequence)
     yield Step(told, s.show(i, reading, jobs=(*s.jobs, job), stored=job.sequence))
     if s.budget.bridge_deaths:
@@ -95,107 +108,95 @@ def _next(s: State, r: Reader, scene: Scene) -> tuple[int, Frame] | None:
     """The reader's next frame, and how much it has passed then."""
     frames = s.log if scene.rules.one_order or r.apart else s.heard
     for k in range(r.passed, len(frames)):
-        if r.apart or frames[k].inbox == r.inbox:
+        if r.apart or k < r.wide or frames[k].inbox == r.inbox:
             return k + 1, frames[k]
     return None
 
 
 def _read(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
-    if _in_other_log(s, r, scene):
-        yield from _find_other_log(s, i, r, scene)
-        return
+    """`Reading._take`."""
     found = _next(s, r, scene)
     if found is None:
         if r.replay is not None:
             whole = r.replay.status != OK or r.replay.total == len(r.text)
-            ended = _end(s, r, r.replay.status, scene) if whole else _ended(r, DATA_LOSS)
+            ended = _end(r, r.replay.status) if whole else _ended(r, DATA_LOSS)
             yield Step(("reader {} has read all of a decided call: {}", i, ended.end or "OK"), s.show(i, ended))
         return
     passed, frame = found
+    if frame.said == "elsewhere":
+        yield Step(("reader {} is told to ask the record", i), s.show(i, r._replace(passed=passed)))
+        return
     fold, verdict = product.fold(r.fold, frame, scene.rules)
     after = r._replace(passed=passed, fold=fold)
     match verdict:
         case Verdict.SHOW:
             after = _show(s, after, frame, scene)
         case Verdict.END:
-            after = _end(s, after, frame.status, scene)
+            after = _end(after, frame.status)
         case Verdict.LOST:
             after = _ended(r, DATA_LOSS)
         case Verdict.HOLE:
-            after = _mend(r, scene)
+            after = _mend(r, passed, scene)
         case _:
             pass
     yield Step(("reader {} takes {}: {}", i, frame, verdict.name), s.show(i, after))
 
 
-def _in_other_log(s: State, r: Reader, scene: Scene) -> bool:
-    return r.log != s.generation and scene.rules.text_is_of_one_log
-
-
-def _find_other_log(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
-    """The log was made anew, and fences may be lost with the one before: the record knows whether to read this one.
-
-    It does so from its beginning, if nobody has claimed the call, or if the last claim was made in it; and only if
-    nothing was shown from another one. A decided call is over; of one that still runs, another claim may come.
-    """
-    record = s.record.record if s.record else None
-    if not r.text and (record is None or record.log in (0, s.generation)):
-        place = Place(Position(reopened=r.fold.position.reopened))
-        after = r._replace(log=s.generation, passed=0, fold=place, mended=False)
-        yield Step(("reader {} finds another log, and has shown nothing: it reads that", i), s.show(i, after))
-    elif record is not None and (record.state == DONE or record.log == s.generation):
-        known = record.state == DONE and (record.status != OK or record.total == len(r.text))
-        after = _end(s, r, record.status, scene) if known else _ended(r, DATA_LOSS)
-        yield Step(("reader {} finds another log and ends: {}", i, after.end or "OK"), s.show(i, after))
-
-
 def _show(s: State, r: Reader, frame: Frame, scene: Scene) -> Reader:
+    """Show words; before the first that its caller does not have, `Caller.check_rest`."""
     text = r.text + frame.words
-    if len(text) > len(r.has) and _restarted(s, r, scene):
+    first = bool(r.has) and len(r.text) <= len(r.has) < len(text)
+    if first and scene.rules.restart_is_told and s.record and s.record.record.restarted:
         return _ended(r, DATA_LOSS)
     return r._replace(text=text)
 
 
-def _restarted(s: State, r: Reader, scene: Scene) -> bool:
-    """Whether the caller has text from a log that was lost, and a claim has begun it anew."""
-    return bool(r.has and scene.rules.restart_is_told and s.record and s.record.record.restarted)
+def _end(r: Reader, status: str) -> Reader:
+    """An end that is OK is only for who was shown at least what its caller has (`Resume.check_end`)."""
+    return _ended(r, DATA_LOSS if status == OK and len(r.text) < len(r.has) else status)
 
 
-def _end(s: State, r: Reader, status: str, scene: Scene) -> Reader:
-    """An end that is OK is only for who has, and was shown, everything; and all of it in the log of the last claim."""
-    other_log = bool(r.text) and s.record is not None and r.log != s.record.record.log
-    lost = len(r.text) < len(r.has) or _restarted(s, r, scene) or (other_log and scene.rules.text_is_of_one_log)
-    return _ended(r, DATA_LOSS if status == OK and lost else status)
-
-
-def _mend(r: Reader, scene: Scene) -> Reader:
-    """Read the log again from the start, once."""
+def _mend(r: Reader, until: int, scene: Scene) -> Reader:
+    """Read the log again from the start, once; in all inboxes if nothing was heard in its own (`Reading._mend`)."""
     if r.mended:
         return _ended(r, DATA_LOSS)
-    return r._replace(mended=True, passed=0, apart=r.apart or scene.rules.hole_reads_the_whole_call)
+    wide = not r.fold.epoch and scene.rules.hole_reads_the_whole_call
+    return r._replace(mended=True, passed=0, wide=until if wide else 0)
 
 
 def _ask_record(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
     """Nothing was heard for a lease (`bus/silence.py`)."""
-    if s.record is None:
+    if r.replay is not None:
         return
-    record = s.record.record
-    if record.state == DONE:
-        if record.status != OK or record.total == len(r.text):
-            ended = _end(s, r, record.status, scene)
-            yield Step(("reader {} asks the record and ends: {}", i, ended.end or "OK"), s.show(i, ended))
-        elif _in_other_log(s, r, scene):
-            return
-        elif not r.mended or _next(s, r, scene) is None:
-            again = _mend(r, scene)
-            what = "ends: DATA_LOSS" if again.at == ENDED else "reads the log again"
-            yield Step(("reader {} asks the record, misses the end and {}", i, what), s.show(i, again))
-    elif not r.apart and not r.fold.position.epoch:
+    held = s.record.record if s.record else None
+    if held is None or held.state == REOPENED:
+        if r.queue not in (0, s.queue):
+            yield _lose(s, i, r, UNAVAILABLE)
+    elif not (r.apart or r.fold.epoch) and (held.state != DONE or held.total):
         apart = r._replace(apart=True, passed=0)
-        yield Step(("reader {} asks the record: the call runs; it reads the call's own log", i), s.show(i, apart))
-    elif record.state == RUN and record.log != s.generation:
-        told = ("reader {} asks the record: its log is lost; it ends {}", i, UNAVAILABLE)
-        yield Step(told, s.show(i, _ended(r, UNAVAILABLE)), due=False)
+        yield Step(("reader {} asks the record, and reads the call's own log", i), s.show(i, apart))
+    elif held.state == DONE:
+        yield from _end_from_record(s, i, r, held, scene)
+    elif r.queue and product.other_queue(held, s.queue):
+        yield _lose(s, i, r, DATA_LOSS if r.text else UNAVAILABLE)
+
+
+def _lose(s: State, i: int, r: Reader, status: str) -> Step:
+    told = ("reader {} asks the record, and its job is lost: {}", i, status)
+    return Step(told, s.show(i, _ended(r, status)))
+
+
+def _end_from_record(s: State, i: int, r: Reader, held: Record, scene: Scene) -> Iterator[Step]:
+    if held.status == OK and r.text and held.log not in (0, r.log) and scene.rules.logs_are_compared:
+        after = _ended(r, DATA_LOSS)
+    elif held.status != OK or held.total == len(r.text):
+        after = _end(r, held.status)
+    elif not r.mended or _next(s, r, scene) is None:
+        after = _mend(r, len(s.log), scene)
+    else:
+        return  # it reads the log again already
+    what = f"ends: {after.end or 'OK'}" if after.at == ENDED else "misses the end, and reads the log again"
+    yield Step(("reader {} asks the record, and {}", i, what), s.show(i, after))
 
 
 def _withdraw(s: State, scene: Scene) -> Iterator[Step]:

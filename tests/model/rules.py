@@ -23,8 +23,10 @@ class Rules:
     """Off: a take-over folds the log first and then stores its fence."""
     base_is_checked: bool = True
     """Off: the fold does not look where an epoch goes on (`base`), whatever the reader has."""
-    epoch_opens_with_its_base: bool = True
+    base_is_checked_behind_the_fence: bool = True
     """Off: the fold looks at `base` only in the first frame that it hears of an epoch, which may be a fence."""
+    base_is_demanded: bool = True
+    """Off: the fold takes the first data or end of an epoch that it hears, though the frame with `base` is missing."""
     commit_then_end: bool = True
     """Off: the end is said before the record is decided."""
     follow_up_then_acknowledge: bool = True
@@ -35,20 +37,24 @@ class Rules:
     """Off: an effect is known by the claim that applied it, not by the call."""
     reopening_voids_the_failure: bool = True
     """Off: who joins a reopened call does not know that the failure in its log is no end any more."""
-    text_is_of_one_log: bool = True
-    """Off: a reader goes on in a log that was made anew, though the fences of its call were lost with the one before."""
+    every_claim_fences: bool = True
+    """Off: the first claim of a reopened call begins without a fence and without a fold."""
+    logs_are_compared: bool = True
+    """Off: who ends by the record does not look whether the record's claim was made in the log that was read."""
     restart_is_told: bool = True
     """Off: who has text of a log that was lost does not look whether the text was begun anew."""
     log_is_asked_after_the_fold: bool = True
     """Off: a worker believes that its fence went to the log that it knew when it was given the job."""
     hole_reads_the_whole_call: bool = True
-    """Off: a reader with a hole reads only the inbox of its own request again."""
+    """Off: a reader with a hole that has heard nothing reads only the inbox of its own request again."""
     one_inbox: bool = True
-    """Off: a claim speaks, and folds, in the inbox that its own job message names, not in that of the first claim."""
-    failure_leaves_no_turn: bool = True
-    """Off: a failure that may be reopened stores what was said as the session's turn."""
+    """Off: a claim speaks, and folds, in the inbox that its own job message names, not in the one in the record."""
+    later_turn_replaces: bool = True
+    """Off: the turn that is stored first stays, though the call was reopened and decided again."""
+    earlier_turn_does_not: bool = True
+    """Off: the turn that is stored last stays, whichever decision it belongs to."""
     last_claim_leaves_the_turn: bool = True
-    """Off: any worker that finds its call cancelled stores what its own handler left."""
+    """Off: any worker that finds its call decided stores what its own handler left."""
 
     def without(self, rule: str) -> Rules:
         """The protocol without one rule, named as on the command line (`fence-then-fold`)."""

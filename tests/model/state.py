@@ -1,6 +1,6 @@
 """What there is: one call with its record, log and queue, some workers, some readers. All of it small, frozen, without time.
 
-Numbers stand for what the product names by bytes: a log generation, a queue, an inbox (that of the bridge with this number).
+Numbers from 1 stand for what the product names by text: a log generation, a queue, an inbox. 0 is the empty name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Frame(NamedTuple):
     epoch: int
     seq: int
     said: str
-    """data, end or fence. A beat would change no state here."""
+    """data, end, fence or elsewhere. A beat would change no state here."""
     span: int = 0
     """How many deltas a data frame covers."""
     base: int | None = None
@@ -61,7 +61,7 @@ class Frame(NamedTuple):
             )
         if self.said == "end":
             return f"end {self.status or 'OK'} of epoch {self.epoch}, count {self.total}{base}"
-        return f"fence of epoch {self.epoch}"
+        return f"fence of epoch {self.epoch}" if self.said == "fence" else self.said
 
 
 class Record(NamedTuple):
@@ -81,6 +81,8 @@ class Record(NamedTuple):
     reopened: int = 0
     reopenings: int = 0
     restarted: bool = False
+    inbox: int = 0
+    alone: bool = False
 
 
 class Entry(NamedTuple):
@@ -107,7 +109,6 @@ class Job(NamedTuple):
     IDLE,
     GIVEN,
     CLAIMING,
-    BURYING,
     FENCING,
     FOLDING,
     SPEAKING,
@@ -121,7 +122,6 @@ class Job(NamedTuple):
     "idle",
     "given",
     "claiming",
-    "burying",
     "fencing",
     "folding",
     "speaking",
@@ -144,6 +144,8 @@ class Worker(NamedTuple):
     """The generation of the log when it was given the job."""
     seen: Entry | None = None
     """The record as it was read; from the claim on, the claim."""
+    buried: bool = False
+    """Too many workers were lost over it: it is to be put aside, not run."""
     epoch: int = 0
     inbox: int = 0
     """Where it speaks."""
@@ -159,17 +161,11 @@ class Worker(NamedTuple):
     failed: str = OK
     left: Text = ()
     """For the follow-up."""
+    order: int = 0
+    """The revision of the decision that `left` belongs to."""
 
 
 AWAY, STORING, READING, ENDED = "away", "storing", "reading", "ended"
-
-
-class Place(NamedTuple):
-    """Where a reader stands."""
-
-    position: Position = Position()
-    based: bool = False
-    """Whether it has heard where the current epoch goes on. A fence alone does not say so."""
 
 
 class Reader(NamedTuple):
@@ -181,11 +177,15 @@ class Reader(NamedTuple):
     """It reads the call's frames in all inboxes, not only in its own."""
     passed: int = 0
     """How much of the log it has passed."""
-    fold: Place = Place()
+    wide: int = 0
+    """How much of the log it reads in all inboxes, because it has a hole."""
+    fold: Position = Position()
     text: Text = ()
     """What its caller was shown."""
     log: int = 1
-    """The generation of the log that it reads."""
+    """The generation of the log when it began to read."""
+    queue: int = 0
+    """In which queue its bridge stored the job; 0: another bridge did."""
     mended: bool = False
     replay: Record | None = None
     """It joined a decided call: this is how the call ended."""
@@ -266,8 +266,6 @@ class State(NamedTuple):
     stored: int = 1
     """Job messages so far."""
     record: Entry | None = None
-    inbox: int | None = None
-    """Where the first claim spoke."""
     log: tuple[Frame, ...] = ()
     generation: int = 1
     network: tuple[Frame, ...] = ()
@@ -278,6 +276,8 @@ class State(NamedTuple):
     """Under which keys the effect was applied; 0 is the call's own."""
     turn: Text | None = None
     """What the session keeps of this call."""
+    order: int = 0
+    """Of the decision that `turn` was stored for."""
     final: Text | None = None
     """What was said when the call was decided OK."""
 
@@ -302,8 +302,8 @@ class State(NamedTuple):
 
 def beginning(bounds: Bounds) -> State:
     """The first bridge has stored the job and listens."""
-    readers = [Reader(READING), *(Reader(AWAY, inbox) for inbox in range(1, bounds.readers))]
-    return State((Worker(),) * bounds.workers, tuple(readers), bounds.budget, (Job(1, 0),))
+    readers = [Reader(READING, 1, queue=1), *(Reader(AWAY, inbox) for inbox in range(2, bounds.readers + 1))]
+    return State((Worker(),) * bounds.workers, tuple(readers), bounds.budget, (Job(1, 1),))
 
 
 class Step(NamedTuple):

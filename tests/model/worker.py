@@ -6,14 +6,14 @@ given · claiming · (fencing · folding) · speaking · committing · ending ·
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from qingyu_ai.bus.fold import Position, Verdict
-from qingyu_ai.bus.record import DONE, Claim
+from qingyu_ai.bus.record import DONE, RUN, Claim
 
 from . import product
 from .state import (
     ACKING,
-    BURYING,
     CLAIMING,
     COMMITTING,
     ENDING,
@@ -30,7 +30,6 @@ from .state import (
     UNAVAILABLE,
     Entry,
     Frame,
-    Place,
     Scene,
     State,
     Step,
@@ -59,14 +58,14 @@ def _given(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
         decision = Claim.TAKE_OVER if s.record else Claim.CREATE
     told = ("worker {} reads the record: {}", w.job, decision.name)
     match decision:
-        case Claim.CREATE | Claim.TAKE_OVER:
-            yield Step(told, s.put(i, w._replace(at=CLAIMING, seen=s.record)))
-        case Claim.BURY:
-            yield Step(told, s.put(i, w._replace(at=BURYING, seen=s.record)))
+        case Claim.CREATE | Claim.TAKE_OVER | Claim.BURY:
+            buried = decision is Claim.BURY
+            yield Step(told, s.put(i, w._replace(at=CLAIMING, seen=s.record, buried=buried)))
         case Claim.FINISH:
             yield Step(told, s.put(i, _finishing(s, w, scene)))
         case Claim.DROP:
-            yield Step(told, s.put(i, Worker(ACKING, w.job)))
+            elsewhere = Frame(w.job.inbox, 0, 0, 0, "elsewhere")
+            yield Step(told, s.put(i, Worker(ACKING, w.job), log=(*s.log, elsewhere)))
         case Claim.STALE:
             yield Step(told, s.put(i, Worker()))
 
@@ -80,31 +79,21 @@ def _claiming(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     """Compare-and-set to RUN. A record that existed before may belong to a worker that has spoken: fence."""
     assert w.job is not None
     if not _write_allowed(s, w, scene):
-        again = w.seen is None
-        changed = ("worker {} finds the record changed, {}", w.job, "and reads it" if again else "and is stale")
-        yield Step(changed, s.put(i, w._replace(at=GIVEN) if again else Worker()))
+        again = Worker(GIVEN, w.job, w.log)
+        yield Step(("worker {} finds the record changed, and reads it", w.job), s.put(i, again))
         return
     rules = scene.rules
-    claim = Entry(s.revision + 1, product.running(w.job, w.log, w.seen.record if w.seen else None))
-    at = SPEAKING
-    if w.seen is not None:
-        at = FENCING if rules.fence and rules.fence_then_fold else FOLDING
-    epoch = claim.revision if rules.epoch_is_revision else w.job.delivery
-    inbox = w.job.inbox if s.inbox is None or not rules.one_inbox else s.inbox
-    told = ("worker {} claims the call: RUN, epoch {}", w.job, epoch)
-    claimed = w._replace(at=at, seen=claim, epoch=epoch, inbox=inbox)
-    yield Step(told, s.put(i, claimed, record=claim, inbox=inbox))
-
-
-def _burying(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
-    """Compare-and-set to DONE: the job has cost too many workers."""
-    assert w.seen is not None
-    if not _write_allowed(s, w, scene):
-        yield Step(("worker {} finds the record changed, and is stale", w.job), s.put(i, Worker()))
-        return
-    record = Entry(s.revision + 1, product.decided(w.seen.record, INTERNAL, 0))
-    s = s._replace(record=record)
-    yield Step(("worker {} puts the job aside: DONE({})", w.job, INTERNAL), s.put(i, _finishing(s, w, scene)))
+    before = w.seen.record if w.seen else None
+    suspect = before is not None and not w.buried and product.suspect(before)
+    for alone in (False, True) if suspect else (False,):
+        claim = Entry(s.revision + 1, product.running(w.job, w.log, before, alone=alone))
+        at = SPEAKING
+        if before is not None and (rules.every_claim_fences or before.state == RUN):
+            at = FENCING if rules.fence and rules.fence_then_fold else FOLDING
+        epoch = claim.revision if rules.epoch_is_revision else w.job.delivery
+        inbox = claim.record.inbox if rules.one_inbox else w.job.inbox
+        told = ("worker {} claims the call{}: RUN, epoch {}", w.job, ", alone" if alone else "", epoch)
+        yield Step(told, s.put(i, w._replace(at=at, seen=claim, epoch=epoch, inbox=inbox), record=claim))
 
 
 def _say(s: State, i: int, w: Worker, frame: Frame, after: Worker, scene: Scene) -> Iterator[Step]:
@@ -138,24 +127,37 @@ def _folding(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     rules = scene.rules
     first_fold = not (rules.fence and rules.fence_then_fold)
     if not first_fold and len(s.log) <= w.fence:
-        yield Step(("worker {} does not find its fence in the log, and gives the job back", w.job), s.put(i, Worker()))
+        yield _give_back(s, i, w, scene, "does not find its fence in the log")
         return
-    if rules.log_is_asked_after_the_fold and s.generation != w.seen.record.log:
-        yield Step(("worker {} finds another log, and gives the job back", w.job), s.put(i, Worker()))
+    if rules.log_is_asked_after_the_fold and s.generation != w.log:
+        yield _give_back(s, i, w, scene, "finds another log")
         return
     below = [frame for frame in (s.log if first_fold else s.log[: w.fence]) if frame.inbox == w.inbox]
     text = _fold(below, w, scene)
     at = FENCING if rules.fence and not rules.fence_then_fold else SPEAKING
     told = ("worker {} folds {} frames and goes on at {}", w.job, len(below), len(text))
-    yield Step(told, s.put(i, w._replace(at=at, text=text)))
+    after = w._replace(at=at, text=text)
+    if w.buried and at == SPEAKING:
+        after = after._replace(at=COMMITTING, failed=INTERNAL)
+    yield Step(told, s.put(i, after))
+
+
+def _give_back(s: State, i: int, w: Worker, scene: Scene, why: str) -> Step:
+    """Say in the record that this worker is not lost over the job, if the call is still its own."""
+    assert w.seen is not None
+    told = ("worker {} {}, and gives the job back", w.job, why)
+    if not _write_allowed(s, w, scene):
+        return Step(told, s.put(i, Worker()))
+    record = Entry(s.revision + 1, product.given_back(w.seen.record))
+    return Step(told, s.put(i, Worker(GIVING_BACK, w.job), record=record))
 
 
 def _fold(frames: list[Frame], w: Worker, scene: Scene) -> Text:
     assert w.seen is not None
-    place = Place(Position(reopened=w.seen.record.reopened if scene.rules.reopening_voids_the_failure else 0))
+    at = Position(reopened=w.seen.record.reopened if scene.rules.reopening_voids_the_failure else 0)
     text: Text = ()
     for frame in frames:
-        place, verdict = product.fold(place, frame, scene.rules)
+        at, verdict = product.fold(at, frame, scene.rules)
         if verdict in (Verdict.HOLE, Verdict.LOST):
             break
         if verdict is Verdict.SHOW:
@@ -178,12 +180,11 @@ def _speaking(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     if s.budget.failures:
         failed = w._replace(at=COMMITTING, failed=UNAVAILABLE)
         yield Step(("the handler of worker {} fails", w.job), s.put(i, failed, budget=s.spend("failures")), due=False)
-    if s.record and s.record.record.state == DONE:
-        yield Step(("worker {} is told that the call is decided", w.job), s.put(i, w._replace(at=LOSING)), due=False)
+    if w.seen and s.revision != w.seen.revision:
+        yield Step(("worker {} is told to look at the record", w.job), s.put(i, w._replace(at=LOSING)), due=False)
     if s.budget.drains and w.seen and s.revision == w.seen.revision:
-        record = Entry(s.revision + 1, product.given_back(w.seen.record))
-        told = ("worker {} stops in good order and says so in the record", w.job)
-        yield Step(told, s.put(i, Worker(GIVING_BACK, w.job), record=record, budget=s.spend("drains")), due=False)
+        stopped = s._replace(budget=s.spend("drains"))
+        yield _give_back(stopped, i, w, scene, "stops in good order")._replace(due=False)
 
 
 def _data(w: Worker, span: int) -> Frame:
@@ -218,11 +219,11 @@ def _committing(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     if not _write_allowed(s, w, scene):
         yield Step(("worker {} finds the record changed", w.job), s.put(i, w._replace(at=LOSING)))
         return
-    left = w.text if w.failed == OK or not scene.rules.failure_leaves_no_turn else ()
+    left = () if w.buried else w.text
     record = Entry(s.revision + 1, product.decided(w.seen.record, w.failed, len(w.text), left))
-    after = Worker(ENDING, w.job, frame=_end(w, w.failed), left=left)
+    after = Worker(ENDING, w.job, frame=_end(w, w.failed), left=left, order=record.revision)
     if w.failed == OK and not scene.rules.commit_then_end:
-        after = Worker(_after_end(left, scene), w.job, left=left)
+        after = Worker(_after_end(left, scene), w.job, left=left, order=record.revision)
     final = w.text if w.failed == OK else s.final
     told = ("worker {} commits: DONE({}, count {})", w.job, w.failed or "OK", len(w.text))
     yield Step(told, s.put(i, after, record=record, final=final))
@@ -255,13 +256,9 @@ def _finishing(s: State, w: Worker, scene: Scene) -> Worker:
         status=record.status,
         total=record.total,
     )
-    left = record.follow_up
-    if not left and record.status != OK:
-        mine = (record.job_seq, record.delivery) == (w.job.sequence, w.job.delivery)
-        final = not product.may_be_reopened(record.status)
-        if (mine or not scene.rules.last_claim_leaves_the_turn) and (final or not scene.rules.failure_leaves_no_turn):
-            left = w.text
-    return Worker(ENDING, w.job, frame=end, left=left)
+    mine = (record.job_seq, record.delivery) == (w.job.sequence, w.job.delivery)
+    left = record.follow_up or (w.text if mine or not scene.rules.last_claim_leaves_the_turn else ())
+    return Worker(ENDING, w.job, frame=end, left=left, order=revision)
 
 
 def _after_end(left: Text, scene: Scene) -> str:
@@ -273,21 +270,25 @@ def _ending(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     if w.seen is not None:  # only without `commit_then_end`
         after = w._replace(at=COMMITTING, frame=None, aired=False)
     else:
-        after = Worker(_after_end(w.left, scene), w.job, left=w.left)
+        after = Worker(_after_end(w.left, scene), w.job, left=w.left, order=w.order)
     yield from _say(s, i, w, w.frame, after, scene)
 
 
 def _following(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
-    """The session's turn, once under the call id."""
-    after = Worker(ACKING, w.job) if scene.rules.follow_up_then_acknowledge else Worker()
-    turn = w.left if s.turn is None else s.turn
-    yield Step(("worker {} stores the session's turn", w.job), s.put(i, after, turn=turn))
+    """The session's turn: that of a later decision takes the place of that of an earlier one."""
+    rules = scene.rules
+    after = Worker(ACKING, w.job) if rules.follow_up_then_acknowledge else Worker()
+    allowed = rules.later_turn_replaces if w.order > s.order else not rules.earlier_turn_does_not
+    replaces = s.turn is None or allowed
+    changes: dict[str, Any] = {"turn": w.left, "order": w.order} if replaces else {}
+    told = ("worker {} {} the session's turn", w.job, "stores" if replaces else "finds")
+    yield Step(told, s.put(i, after, **changes))
 
 
 def _acking(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     assert w.job is not None
     late = w.left and not scene.rules.follow_up_then_acknowledge
-    after = Worker(FOLLOWING, w.job, left=w.left) if late else Worker()
+    after = Worker(FOLLOWING, w.job, left=w.left, order=w.order) if late else Worker()
     jobs = tuple(job for job in s.jobs if (job.queue, job.sequence) != (w.job.queue, w.job.sequence))
     yield Step(("worker {} acknowledges the job", w.job), s.put(i, after, jobs=jobs))
 
@@ -295,7 +296,6 @@ def _acking(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
 DOES: dict[str, Callable[[State, int, Worker, Scene], Iterator[Step]]] = {
     GIVEN: _given,
     CLAIMING: _claiming,
-    BURYING: _burying,
     FENCING: _fencing,
     FOLDING: _folding,
     SPEAKING: _speaking,
