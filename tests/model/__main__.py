@@ -11,9 +11,9 @@ import argparse
 import resource
 import sys
 
-from .configurations import LARGE, MISSED, SMALL
+from .configurations import LARGE, MISSED, SMALL, without
 from .explorer import Result, explore
-from .rules import NAMES, Rules
+from .rules import NAMES
 from .state import Bounds, Scene
 
 WIDTH = max(map(len, (*SMALL, *LARGE, *NAMES)))
@@ -33,8 +33,8 @@ def main() -> int:
 
 
 def _without(names: list[str]) -> int:
-    rules = Rules()
-    for name in names:
+    rules = without(names[0])
+    for name in names[1:]:
         rules = rules.without(name)
     result = explore(Scene(MISSED[names[0]], rules))
     print(f"Without {', '.join(names)}; {MISSED[names[0]]}:\n")
@@ -61,7 +61,7 @@ def _rules() -> int:
     wrong = 0
     print(f"{'without the rule':{WIDTH}} {'steps':>6} {'seconds':>8}  what goes wrong")
     for name in NAMES:
-        result: Result = explore(Scene(MISSED[name], Rules().without(name)))
+        result: Result = explore(Scene(MISSED[name], without(name)))
         found = result.violation
         steps, what = (len(found.trace), found.what) if found else (0, "NOTHING")
         print(f"{name:{WIDTH}} {steps:>6} {result.seconds:>8.1f}  {what}")

@@ -10,7 +10,10 @@ from .state import AWAY, DATA_LOSS, ENDED, GONE, OK, READING, SPEAKING, Scene, S
 def broken(before: State, after: State, scene: Scene) -> str | None:
     """Say which invariant a step breaks."""
     return (
-        _record(before, after) or _effects(after) or _readers(before, after, scene) or _take_over(before, after, scene)
+        _record(before, after)
+        or _effects(before, after)
+        or _readers(before, after, scene)
+        or _take_over(before, after, scene)
     )
 
 
@@ -43,7 +46,9 @@ def _record(before: State, after: State) -> str | None:
     return None
 
 
-def _effects(s: State) -> str | None:
+def _effects(before: State, s: State) -> str | None:
+    if s.order < before.order:
+        return "the session's turn was replaced by that of an earlier decision"
     if len(s.effects) > 1:
         return "the effect was applied twice"
     if s.final is not None and not s.effects:

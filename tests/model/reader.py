@@ -70,7 +70,8 @@ def _attach(s: State, i: int, has: Text, scene: Scene) -> tuple[State, str]:
     held = record.record if record else None
     reopens = held.reopened if held else 0
     at = Position(reopened=reopens if scene.rules.reopening_voids_the_failure else 0)
-    reader = Reader(READING, s.readers[i].inbox, held is not None, fold=at, log=s.generation, has=has, reopens=reopens)
+    log = held.log if held and held.log and scene.rules.text_is_of_one_log else s.generation
+    reader = Reader(READING, s.readers[i].inbox, held is not None, fold=at, log=log, has=has, reopens=reopens)
     if decision is Attach.ANSWER:
         reader = _replay(s, reader, scene)
     elif has and (held is None or (held.restarted and scene.rules.restart_is_told)):
@@ -85,7 +86,7 @@ def _replay(s: State, r: Reader, scene: Scene) -> Reader:
     assert s.record is not None
     held = s.record.record
     if not held.total:
-        return _end(r, held.status)
+        return _end(s, r, held.status, scene)
     if r.has and held.restarted and scene.rules.restart_is_told:
         return _ended(r, DATA_LOSS)
     if held.status == OK and held.log not in (0, s.generation) and scene.rules.logs_are_compared:
@@ -115,11 +116,14 @@ def _next(s: State, r: Reader, scene: Scene) -> tuple[int, Frame] | None:
 
 def _read(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
     """`Reading._take`."""
+    if _in_other_log(s, r, scene):
+        yield from _find_other_log(s, i, r, scene)
+        return
     found = _next(s, r, scene)
     if found is None:
         if r.replay is not None:
             whole = r.replay.status != OK or r.replay.total == len(r.text)
-            ended = _end(r, r.replay.status) if whole else _ended(r, DATA_LOSS)
+            ended = _end(s, r, r.replay.status, scene) if whole else _ended(r, DATA_LOSS)
             yield Step(("reader {} has read all of a decided call: {}", i, ended.end or "OK"), s.show(i, ended))
         return
     passed, frame = found
@@ -132,7 +136,7 @@ def _read(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
         case Verdict.SHOW:
             after = _show(s, after, frame, scene)
         case Verdict.END:
-            after = _end(after, frame.status)
+            after = _end(s, after, frame.status, scene)
         case Verdict.LOST:
             after = _ended(r, DATA_LOSS)
         case Verdict.HOLE:
@@ -142,18 +146,44 @@ def _read(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
     yield Step(("reader {} takes {}: {}", i, frame, verdict.name), s.show(i, after))
 
 
+def _in_other_log(s: State, r: Reader, scene: Scene) -> bool:
+    return r.log != s.generation and scene.rules.text_is_of_one_log
+
+
+def _find_other_log(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
+    """The log was made anew, and fences may be lost with the one before: the record knows whether to read this one.
+
+    It does so from its beginning, if nobody has claimed the call, or if the last claim was made in it; and only if
+    nothing was shown from another one. A decided call is over; of one that still runs, another claim may come.
+    """
+    held = s.record.record if s.record else None
+    if not r.text and (held is None or held.log in (0, s.generation)):
+        at = Position(reopened=r.fold.reopened)
+        after = r._replace(log=s.generation, passed=0, wide=0, fold=at, mended=False)
+        yield Step(("reader {} finds another log, and has shown nothing: it reads that", i), s.show(i, after))
+    elif held is not None and (held.state == DONE or held.log == s.generation):
+        whole = held.status != OK or (held.total == len(r.text) and held.log == r.log)
+        after = _end(s, r, held.status, scene) if held.state == DONE and whole else _ended(r, DATA_LOSS)
+        yield Step(("reader {} finds another log and ends: {}", i, after.end or "OK"), s.show(i, after))
+
+
 def _show(s: State, r: Reader, frame: Frame, scene: Scene) -> Reader:
     """Show words; before the first that its caller does not have, `Caller.check_rest`."""
     text = r.text + frame.words
     first = bool(r.has) and len(r.text) <= len(r.has) < len(text)
-    if first and scene.rules.restart_is_told and s.record and s.record.record.restarted:
+    if first and _restarted(s, scene):
         return _ended(r, DATA_LOSS)
     return r._replace(text=text)
 
 
-def _end(r: Reader, status: str) -> Reader:
-    """An end that is OK is only for who was shown at least what its caller has (`Resume.check_end`)."""
-    return _ended(r, DATA_LOSS if status == OK and len(r.text) < len(r.has) else status)
+def _restarted(s: State, scene: Scene) -> bool:
+    return scene.rules.restart_is_told and s.record is not None and s.record.record.restarted
+
+
+def _end(s: State, r: Reader, status: str, scene: Scene) -> Reader:
+    """An end that is OK is only for who was shown at least what its caller has (`Resume.check_end`), and just that."""
+    other = bool(r.has) and scene.rules.end_checks_the_rest and _restarted(s, scene)
+    return _ended(r, DATA_LOSS if status == OK and (len(r.text) < len(r.has) or other) else status)
 
 
 def _mend(r: Reader, until: int, scene: Scene) -> Reader:
@@ -166,7 +196,7 @@ def _mend(r: Reader, until: int, scene: Scene) -> Reader:
 
 def _ask_record(s: State, i: int, r: Reader, scene: Scene) -> Iterator[Step]:
     """Nothing was heard for a lease (`bus/silence.py`)."""
-    if r.replay is not None:
+    if r.replay is not None or _in_other_log(s, r, scene):
         return
     held = s.record.record if s.record else None
     if held is None or held.state == REOPENED:
@@ -187,10 +217,11 @@ def _lose(s: State, i: int, r: Reader, status: str) -> Step:
 
 
 def _end_from_record(s: State, i: int, r: Reader, held: Record, scene: Scene) -> Iterator[Step]:
-    if held.status == OK and r.text and held.log not in (0, r.log) and scene.rules.logs_are_compared:
+    other_log = held.log not in (0, r.log) and scene.rules.logs_are_compared
+    if held.status == OK and r.text and other_log:
         after = _ended(r, DATA_LOSS)
     elif held.status != OK or held.total == len(r.text):
-        after = _end(r, held.status)
+        after = _end(s, r, held.status, scene)
     elif not r.mended or _next(s, r, scene) is None:
         after = _mend(r, len(s.log), scene)
     else:

@@ -56,6 +56,11 @@ class Rules:
     last_claim_leaves_the_turn: bool = True
     """Off: any worker that finds its call decided stores what its own handler left."""
 
+    text_is_of_one_log: bool = True
+    """Off: a reader goes on in a log that was made anew, though the fences of its call were lost with the one before."""
+    end_checks_the_rest: bool = True
+    """Off: a caller that resumes is told OK, if there is no word that it does not have, without a look at the record."""
+
     def without(self, rule: str) -> Rules:
         """The protocol without one rule, named as on the command line (`fence-then-fold`)."""
         return replace(self, **{rule.replace("-", "_"): False})
