@@ -1,0 +1,331 @@
+"""What there is: one call with its record, log and queue, some workers, some readers. All of it small, frozen, without time.
+
+Numbers from 1 stand for what the product names by text: a log generation, a queue, an inbox. 0 is the empty name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from qingyu_ai.bus.fold import Position
+
+from .rules import Rules
+
+OK = ""
+UNAVAILABLE = "UNAVAILABLE"
+"""A failure that may be tried again."""
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+"""May be tried again, too."""
+CANCELLED = "CANCELLED"
+INTERNAL = "INTERNAL"
+"""A job that was the end of several workers."""
+DATA_LOSS = "DATA_LOSS"
+GONE = "GONE"
+"""Of a reader whose bridge died: its caller resumes at another one."""
+
+Word = tuple[int, int]
+"""One delta: (revision of the claim that said it, its number). Two workers never say the same word."""
+Text = tuple[Word, ...]
+
+
+class Frame(NamedTuple):
+    """`bus_pb2.Frame`, and who really said it."""
+
+    inbox: int
+    voice: int
+    """The revision of the claim, or of the decision, that speaks: the epoch, unless that rule is off."""
+    epoch: int
+    seq: int
+    said: str
+    """data, end, fence or elsewhere. A beat would change no state here."""
+    span: int = 0
+    """How many deltas a data frame covers."""
+    base: int | None = None
+    status: str = OK
+    total: int = 0
+    """`count`, of an end."""
+    meant: Text = ()
+    """The text that the speaker goes on with. Nobody reads it: it tells whether a reader understood."""
+
+    @property
+    def words(self) -> Text:
+        """Of a data frame."""
+        return tuple((self.voice, n) for n in range(self.seq, self.seq + self.span))
+
+    def __str__(self) -> str:
+        base = "" if self.base is None else f", base {self.base}"
+        if self.said == "data":
+            return (
+                f"data {self.seq}{f'..{self.seq + self.span - 1}' if self.span > 1 else ''} of epoch {self.epoch}{base}"
+            )
+        if self.said == "end":
+            return f"end {self.status or 'OK'} of epoch {self.epoch}, count {self.total}{base}"
+        return f"fence of epoch {self.epoch}" if self.said == "fence" else self.said
+
+
+class Record(NamedTuple):
+    """`bus_pb2.Record` without times, digest and story."""
+
+    state: int
+    job_seq: int = 0
+    delivery: int = 0
+    log: int = 0
+    queue: int = 0
+    status: str = OK
+    total: int = 0
+    """`end.count`"""
+    follow_up: Text = ()
+    deaths: int = 0
+    given_back: bool = False
+    reopened: int = 0
+    reopenings: int = 0
+    restarted: bool = False
+    inbox: int = 0
+    alone: bool = False
+
+
+class Entry(NamedTuple):
+    """A record and its revision."""
+
+    revision: int
+    record: Record
+
+
+class Job(NamedTuple):
+    """A job message; in the queue with the latest delivery count, at a worker with its own."""
+
+    sequence: int
+    inbox: int
+    queue: int = 1
+    reopens: int = 0
+    delivery: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.sequence}.{self.delivery}"
+
+
+(
+    IDLE,
+    GIVEN,
+    CLAIMING,
+    FENCING,
+    FOLDING,
+    SPEAKING,
+    COMMITTING,
+    LOSING,
+    GIVING_BACK,
+    ENDING,
+    FOLLOWING,
+    ACKING,
+) = (
+    "idle",
+    "given",
+    "claiming",
+    "fencing",
+    "folding",
+    "speaking",
+    "committing",
+    "losing",
+    "giving back",
+    "ending",
+    "following",
+    "acking",
+)
+"""What a worker does next. Between any two steps it may pause for as long as it likes."""
+
+
+class Worker(NamedTuple):
+    """One worker and its run of the call (`bus/job.py`). A worker that dies begins again as an idle one."""
+
+    at: str = IDLE
+    job: Job | None = None
+    log: int = 0
+    """The generation of the log when it was given the job."""
+    seen: Entry | None = None
+    """The record as it was read; from the claim on, the claim."""
+    buried: bool = False
+    """Too many workers were lost over it: it is to be put aside, not run."""
+    epoch: int = 0
+    inbox: int = 0
+    """Where it speaks."""
+    text: Text = ()
+    """What the call has said, as this worker knows it: the fold, and then its own words."""
+    based: bool = False
+    frame: Frame | None = None
+    """Sent, not acknowledged; or the end that is to be said."""
+    aired: bool = False
+    """Without `one_order`: live readers have heard `frame`, the log has not stored it."""
+    fence: int = 0
+    """How many frames the log held before the fence."""
+    failed: str = OK
+    left: Text = ()
+    """For the follow-up."""
+    order: int = 0
+    """The revision of the decision that `left` belongs to."""
+
+
+AWAY, STORING, READING, ENDED = "away", "storing", "reading", "ended"
+
+
+class Reader(NamedTuple):
+    """A bridge's view of the call, for one caller (`bus/reading.py`)."""
+
+    at: str = AWAY
+    inbox: int = 0
+    apart: bool = False
+    """It reads the call's frames in all inboxes, not only in its own."""
+    passed: int = 0
+    """How much of the log it has passed."""
+    wide: int = 0
+    """How much of the log it reads in all inboxes, because it has a hole."""
+    fold: Position = Position()
+    text: Text = ()
+    """What its caller was shown."""
+    log: int = 1
+    """The generation of the log when it began to read."""
+    queue: int = 0
+    """In which queue its bridge stored the job; 0: another bridge did."""
+    mended: bool = False
+    replay: Record | None = None
+    """It joined a decided call: this is how the call ended."""
+    has: Text = ()
+    """What its caller had been shown elsewhere before."""
+    reopens: int = 0
+    """The decision that was reopened when it joined."""
+    end: str = OK
+
+
+class Budget(NamedTuple):
+    """What may still go wrong, or be asked."""
+
+    deaths: int
+    drains: int
+    redeliveries: int
+    resends: int
+    failures: int
+    withdrawals: int
+    resumes: int
+    log_losses: int
+    queue_losses: int
+    bridge_deaths: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far an exploration goes."""
+
+    workers: int = 2
+    readers: int = 1
+    """The first one's bridge has stored the job; each other one makes the same request, at any moment."""
+    deltas: int = 1
+    """Of the whole text."""
+    widest: int = 1
+    """Deltas that one frame may cover."""
+    brief: bool = False
+    """A handler may also be done earlier than that."""
+    deaths: int = 0
+    drains: int = 0
+    redeliveries: int = 0
+    """Of a job that a worker still holds. One that nobody holds is always delivered again."""
+    resends: int = 0
+    """Frames that are sent again; the copy that seemed lost may arrive at any time, or never."""
+    failures: int = 0
+    withdrawals: int = 0
+    """By the first reader's bridge."""
+    withdrawn: str = DEADLINE_EXCEEDED
+    retries: int = 0
+    """How often a failure may be reopened."""
+    resumes: int = 0
+    """The first bridge dies, and its caller goes on at another, with what it has."""
+    log_losses: int = 0
+    queue_losses: int = 0
+    bridge_deaths: int = 0
+    """Between the record and the queue."""
+    attempts: int = 9
+    """Claims that may be lost before a job is put aside."""
+
+    def __str__(self) -> str:
+        told = [f.name for f in fields(self) if f.name == "workers" or getattr(self, f.name) != f.default]
+        return ", ".join(f"{name} {getattr(self, name)}" for name in told)
+
+    @property
+    def budget(self) -> Budget:
+        """At the beginning."""
+        return Budget(**{name: getattr(self, name) for name in Budget._fields})
+
+
+class State(NamedTuple):
+    """Everything at one moment."""
+
+    workers: tuple[Worker, ...]
+    readers: tuple[Reader, ...]
+    budget: Budget
+    jobs: tuple[Job, ...]
+    queue: int = 1
+    stored: int = 1
+    """Job messages so far."""
+    record: Entry | None = None
+    log: tuple[Frame, ...] = ()
+    generation: int = 1
+    network: tuple[Frame, ...] = ()
+    """Frames on their way to the log."""
+    heard: tuple[Frame, ...] = ()
+    """Without `one_order`: what live readers hear."""
+    effects: tuple[int, ...] = ()
+    """Under which keys the effect was applied; 0 is the call's own."""
+    turn: Text | None = None
+    """What the session keeps of this call."""
+    order: int = 0
+    """Of the decision that `turn` was stored for."""
+    final: Text | None = None
+    """What was said when the call was decided OK."""
+
+    @property
+    def revision(self) -> int:
+        """Of the latest write."""
+        return self.record.revision if self.record else 0
+
+    def spend(self, what: str) -> Budget:
+        """The budget after something went wrong."""
+        return self.budget._replace(**{what: getattr(self.budget, what) - 1})
+
+    def put(self, i: int, worker: Worker, **changes: Any) -> State:
+        """Change a worker, and more. Which worker is which does not matter, so their order is made one."""
+        workers = sorted((*self.workers[:i], worker, *self.workers[i + 1 :]), key=hash)
+        return self._replace(workers=tuple(workers), **changes)
+
+    def show(self, i: int, reader: Reader, **changes: Any) -> State:
+        """Change a reader, and more."""
+        return self._replace(readers=(*self.readers[:i], reader, *self.readers[i + 1 :]), **changes)
+
+
+def beginning(bounds: Bounds) -> State:
+    """The first bridge has stored the job and listens."""
+    readers = [Reader(READING, 1, queue=1), *(Reader(AWAY, inbox) for inbox in range(2, bounds.readers + 1))]
+    return State((Worker(),) * bounds.workers, tuple(readers), bounds.budget, (Job(1, 1),))
+
+
+class Step(NamedTuple):
+    """Something that may happen."""
+
+    told: tuple[Any, ...]
+    """A format and its arguments: only a trace makes it a sentence."""
+    after: State
+    due: bool = True
+    """Whether it happens in the end if nothing else does. What goes wrong is never due."""
+
+    def __str__(self) -> str:
+        form, *arguments = self.told
+        return str(form).format(*arguments)
+
+
+ALL = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an exploration is of."""
+
+    bounds: Bounds
+    rules: Rules = ALL
