@@ -47,7 +47,7 @@ class Control:
 
     async def _read(self, call: str, request_id: str) -> Entry:
         try:
-            entry = await self._caller.records.read(call)
+            entry = await self._caller.records.read(call, newest=True)
         except TransportError as e:
             raise BusDown.of(e) from None
         if entry is None:

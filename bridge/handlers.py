@@ -234,6 +234,8 @@ class Edge:
         assert end is not None, "a reading ends with an end or a fault"
         if resume is not None:
             resume.check_end(failed=bool(end.status))
+            if began is not None and not end.status:
+                await self._caller.check_rest(reading)  # it is told that what it has is all
         if end.status:
             raise Fault.from_status(end.status)
         self._trail(opened, end)

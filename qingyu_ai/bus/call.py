@@ -152,6 +152,9 @@ class Caller:
                 case Attach.ANSWER:
                     assert entry is not None
                     return await self._answer(entry, envelope, digest, begun=begun)
+                case Attach.REOPEN if not self._all_know_reopening(route):
+                    assert entry is not None
+                    return await self._answer(entry, envelope, digest, begun=begun)
                 case Attach.REOPEN:
                     assert entry is not None
                     self._check_room(route)
@@ -162,6 +165,11 @@ class Caller:
                     self._check_room(route)
             return await self._store_or_join(queue, route, subject, body, envelope, digest, entry, begun=begun)
         raise BusDown("others ask for the same call too often")
+
+    def _all_know_reopening(self, route: Route[Any, Any]) -> bool:
+        """In the middle of a roll-out there may be workers of version 1, which would throw such a job away in the end."""
+        kind = [w for w in self.presence.workers() if w.kind == route.worker]
+        return all(int(w.metadata.get("protocol", "1")) >= wire.REOPENS_SINCE for w in kind)
 
     def _check_room(self, route: Route[Any, Any]) -> None:
         """Refuse what could not be run to its end."""
@@ -198,11 +206,15 @@ class Caller:
         begun: bool,
     ) -> Reading:
         """Nobody runs the call, as far as its record goes; but another request of this bridge may just have stored it."""
+        reopened = entry.record.reopened if entry is not None else 0
         for other in self.readers.of(envelope.call):
-            if other.end is None:
+            # An older one, of the attempt that failed, may still be shown what that had said: it stores nothing.
+            if other.stores and not other.over and other.position.reopened == reopened:
                 if other.digest != digest:
                     raise SameIdOtherBody(envelope.request_id)
-                return await self._join(envelope, digest, entry.record if entry else None, begun=begun)
+                reading = await self._join(envelope, digest, entry.record if entry else None, begun=begun)
+                reading.queue = queue
+                return reading
         if entry is None:
             if begun:
                 raise Lost("nothing is known of this call any more")
@@ -227,7 +239,7 @@ class Caller:
             reading = self.readers.register(
                 Reading(self._bus, envelope.call, inbox, self._settings, digest, envelope.request_id)
             )
-        reading.queue = queue
+        reading.queue, reading.stores = queue, True
         headers = envelope._replace(inbox=inbox).encode(stored=True)
         try:
             self._store(reading, subject, body, headers, envelope.deadline)
@@ -248,29 +260,35 @@ class Caller:
                 return  # nobody listens now: `late` tries again
             timer.cancel()
             if not data:
-                reading.fail(BusDown("there is no connection to it"))
+                self._not_stored(reading, BusDown("there is no connection to it"))
                 return
             try:
                 parse_ack(subject, data)
             except TransportError as e:
-                reading.fail(fault_of(e))
+                self._not_stored(reading, fault_of(e))
 
         def late() -> None:
             self._bus.forget(token)
             if reading.heard_anything or reading.end is not None:
                 return  # its worker speaks: only the acknowledgement was lost
             if deadline.passed or attempt * self._settings.store_seconds >= self._settings.patience_seconds:
-                reading.fail(BusDown("the job queue does not answer"))
+                self._not_stored(reading, BusDown("the job queue does not answer"))
                 return
             # It may be stored already. Then this is a second message of the same call, and the record lets one run.
             log.warning("job_not_acknowledged", call=reading.call, attempt=attempt)
             try:
                 self._store(reading, subject, body, headers, deadline, attempt + 1)
             except TransportError as e:
-                reading.fail(fault_of(e))
+                self._not_stored(reading, fault_of(e))
 
         token = self._bus.request(subject, body, answered, headers=headers)
         timer = asyncio.get_running_loop().call_later(self._settings.store_seconds, late)
+
+    def _not_stored(self, reading: Reading, fault: Fault) -> None:
+        """Tell those who wait for a job that is not there: who stored it, and who joined."""
+        for waiting in {reading, *self.readers.of(reading.call)}:
+            if not waiting.heard_anything:
+                waiting.fail(fault)
 
     async def _read(self, call: str) -> Entry | None:
         try:
@@ -282,8 +300,6 @@ class Caller:
         """Read a call that another request began, from its start, by a consumer of its own."""
         if begun and (held is None or held.restarted):
             raise Lost("its log was lost, and with it what you have of it")
-        if self.readers.apart >= self._settings.joined_readers:
-            raise Overloaded("Too many calls are read again", "重新读取的请求过多", self._settings.joined_readers)
         reading = self._reading(envelope, digest, held)
         self.readers.register(reading)
         try:
@@ -351,6 +367,10 @@ class Caller:
         Returns:
             Whether that is decided; False: the broker did not answer.
         """
+        if await self._read(call) is None and not self._gauge.records_have_room:
+            raise Overloaded(
+                "The store of call records is full", "请求记录已满", self._settings.record_bytes, retry_seconds=60
+            )
         return await self._withdrawals.decide(call, b"", 0, fault)
 
     def credit(self, reading: Reading) -> None:

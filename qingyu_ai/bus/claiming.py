@@ -37,6 +37,13 @@ class Held:
     """Somebody held the call before: the log must be fenced, and may hold a part of the answer."""
     buried: bool = False
     """Too many workers were lost over it: it is to be put aside, not run."""
+    revision: int = 0
+    """Of the record, if something was written into it since the claim; 0: it is the epoch still."""
+
+    @property
+    def expect(self) -> int:
+        """The revision that the record has as long as the claim holds."""
+        return self.revision or self.epoch
 
 
 class Claimant:

@@ -18,6 +18,9 @@ PROTOCOL = 2
 1 is the first; 2 knows calls that were reopened. A request carries the lowest version that can serve it.
 """
 
+REOPENS_SINCE = 2
+"""The version that knows reopened calls."""
+
 VERSION = "Qai-Version"
 """Protocol version of the sender, a decimal number."""
 
@@ -82,7 +85,7 @@ class Envelope(NamedTuple):
         Args:
             stored: the request goes to a work queue, so its deadline is a point in time.
         """
-        version = 2 if self.reopens else 1
+        version = REOPENS_SINCE if self.reopens else 1
         lines = [f"{VERSION}: {version}\r\n{CALL}: {self.call}\r\n{REQUEST}: {self.request_id}\r\n"]
         if stored:
             expires = self.deadline.to_unix_ms()

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -104,6 +104,7 @@ class JobRun:
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
         self._withdrawn = self._adopted = False
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None
         """While the handler runs: what to cancel."""
 
@@ -143,7 +144,7 @@ class JobRun:
         if held is None:
             return
         entry = await self._records.read(self.call.id)
-        if self.held is held and (entry is None or entry.revision != held.epoch):
+        if self.held is held and (entry is None or entry.revision != held.expect):
             self._withdrawn = True
             if entry is not None and entry.record.delivery >= self._delivery.delivery:
                 self._adopted = False  # a later delivery than ours has the call
@@ -189,7 +190,7 @@ class JobRun:
             return True
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                await self._records.write(self.call.id, record.given_back(held.record), held.epoch)
+                await self._records.write(self.call.id, record.given_back(held.record), held.expect)
         except Conflict:
             return False
         except (TransportError, TimeoutError) as e:
@@ -207,10 +208,10 @@ class JobRun:
             lambda: self._alone(self),
         )
         claimed = await claimant.claim()
-        if isinstance(claimed, Entry):
+        if isinstance(claimed, Entry) and not record.other_body(claimed.record, self._message.digest):
             await self._finish(claimed)
             return None
-        if claimed is None:
+        if claimed is None or isinstance(claimed, Entry):
             self._send_elsewhere()
             self._delivery.ack()
             return None
@@ -291,6 +292,8 @@ class JobRun:
         if await self._bus.generation(topology.LOG) != self._message.log:
             # Lost between the claim and the fence. The next claim knows it from the record.
             raise TransportError("the log was made anew")
+        if at.next < self.held.record.said and not self.held.record.restarted:
+            await self.note_in_record(restarted=True)  # what was said before it was reopened is not there any more
         speaker.start_at(at.next)
         parts = self._served.parts
         if said and parts is not None:
@@ -345,7 +348,34 @@ class JobRun:
     def _internal(self) -> Internal:
         return internal("job_failed", call=self.call.id, method=self._served.route.method)
 
+    async def note_in_record(self, *, alone: bool | None = None, restarted: bool | None = None) -> None:
+        """Write into the record what has become of the claim. Its epoch stays: only a later claim has a higher one.
+
+        Raises:
+            Stale: another worker has the call, or it is decided.
+            TransportError: the bucket does not answer.
+        """
+        async with self._writing:
+            held = self.held
+            if held is None:
+                return
+            value = bus_pb2.Record()
+            value.CopyFrom(held.record)
+            if alone is not None:
+                value.alone = alone
+            if restarted is not None:
+                value.restarted = restarted
+            try:
+                revision = await self._records.write(self.call.id, value, held.expect)
+            except Conflict:
+                raise Stale from None
+            self.held = replace(held, record=value, revision=revision)
+
     async def _commit(self, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None) -> Fault | None:
+        async with self._writing:
+            return await self._decide(speaker, self.held or held, answer, fault)
+
+    async def _decide(self, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None) -> Fault | None:
         if fault is not None and not speaker.broken:
             try:
                 await speaker.flush()  # never lose what was already produced
@@ -361,13 +391,13 @@ class JobRun:
         value = record.decided(held.record, self._message.digest, end, self.call.follow_up)
         try:
             try:
-                revision = await self._records.write(self.call.id, value, held.epoch)
+                revision = await self._records.write(self.call.id, value, held.expect)
             except PayloadTooLarge as e:
                 # Running it again would make the same answer, and the same bill. What was shown stays shown.
                 fault = TooLarge("The answer with its turn of the session", "回答及其会话记录", e.size, e.limit)
                 end = bus_pb2.End(status=fault.status, count=speaker.next, trailers=self.call.trailers)
                 value = record.decided(held.record, self._message.digest, end)
-                revision = await self._records.write(self.call.id, value, held.epoch)
+                revision = await self._records.write(self.call.id, value, held.expect)
         except Conflict:
             self.held = None
             entry = await self._records.read(self.call.id, newest=True)

@@ -58,6 +58,7 @@ class OrderedReader:
         self._heard = 0.0
         self._mending = False
         self._watch: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<OrderedReader {self._subject} at {self._stream_seq}, consumer {self._incarnation}>"
@@ -74,26 +75,36 @@ class OrderedReader:
 
     async def stop(self) -> None:
         """See `transport.Subscription.stop`."""
+        self._stopped.set()
         self._bus.dismiss(self)
         if self._watch is not None:
             self._watch.cancel()
         interest, self._interest = self._interest, None
         if interest is not None:
             await interest.stop()
-        if self._bus.connected and self._consumer:
-            # Otherwise the server keeps it until it has been inactive for a minute.
-            self._bus.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
+        self._delete(self._consumer)
+
+    def _delete(self, consumer: str) -> None:
+        """Take a consumer down; otherwise the server keeps it until it has been inactive for a minute."""
+        if self._bus.connected and consumer:
+            self._bus.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
 
     async def _consume(self, policy: DeliverPolicy, start: int | None = None) -> None:
         self._incarnation += 1
+        before = self._consumer
         token = f"o{id(self)}"
         self._deliver = f"{self._bus.inbox}.{token}.{self._incarnation}"
         # Named by us, so that its first messages are known for its own before its creation is answered.
         self._consumer = f"{self._bus.inbox.rpartition('.')[2]}-{token}-{self._incarnation}"
         self._consumer_seq = 0
-        old, self._interest = self._interest, await self._bus.subscribe(self._deliver, self._on_message)
+        interest = await self._bus.subscribe(self._deliver, self._on_message)
+        if self._stopped.is_set():
+            await interest.stop()
+            return
+        old, self._interest = self._interest, interest
         if old is not None:
             await old.stop()
+            self._delete(before)
         await self._js.add_consumer(
             self._stream,
             ConsumerConfig(
@@ -112,6 +123,8 @@ class OrderedReader:
             ),
         )
         self._heard = time.monotonic()
+        if self._stopped.is_set():
+            self._delete(self._consumer)
 
     def _on_message(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         if subject == self._deliver:

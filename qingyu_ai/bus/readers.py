@@ -13,7 +13,7 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import subjects, topology
-from .errors import Fault, TransportError, fault_of
+from .errors import Fault, Overloaded, TransportError, fault_of
 from .gauge import Gauge
 from .reading import Reading
 from .records import Records
@@ -47,7 +47,7 @@ class Readers:
         self._clock: asyncio.Task[None] | None = None
         self.apart = 0
         """Readers with a consumer of their own."""
-        self.gauge = Gauge(bus, token, lambda: min(self._began.values(), default=0.0))
+        self.gauge = Gauge(bus, token, self._oldest_open)
         self.withdrawals = Withdrawals(bus, settings, records, self._open.__contains__)
         self._silence = Silence(bus, settings, records, self.gauge, self.read_apart)
 
@@ -66,6 +66,10 @@ class Readers:
     def held_bytes(self) -> int:
         """Bytes that wait for slow callers."""
         return sum(reading.held_bytes for reading in self._began)
+
+    def _oldest_open(self) -> float:
+        """When the oldest call began whose log is still needed here; 0: there is none."""
+        return min((began for reading, began in self._began.items() if not reading.over), default=0.0)
 
     def of(self, call: str) -> set[Reading]:
         """The readers of one call."""
@@ -118,18 +122,24 @@ class Readers:
         """Have a reader follow all that is said on its call, from the start, by a consumer of its own.
 
         Raises:
+            Overloaded: there are too many such readers.
             Fault: the log cannot be read.
         """
+        if self.apart >= self._settings.joined_readers:
+            raise Overloaded("Too many calls are read again", "重新读取的请求过多", self._settings.joined_readers)
+        self.apart += 1
         reading.apart = True
         reading.inbox = subjects.logs_of_call(reading.call)
         try:
             follower = await self._bus.follow(
                 topology.LOG, reading.inbox, lambda _, sequence, data: reading.on_frame(sequence, data), from_start=True
             )
-        except TransportError as e:
-            raise fault_of(e) from None
+        except BaseException as e:
+            self.apart -= 1
+            if isinstance(e, TransportError):
+                raise fault_of(e) from None
+            raise
         reading.own_follower = follower
-        self.apart += 1
         if reading not in self._began:  # it was given up meanwhile
             self.forget(reading)
 

@@ -82,7 +82,9 @@ class Reading:
         self.own_follower: Subscription | None = None
         """That consumer, once it is there."""
         self.queue = ""
-        """The stream in which its job was stored; empty: another request stored it."""
+        """The stream in which the call's job waits until it is claimed; empty: it is known to be claimed."""
+        self.stores = False
+        """Its own request stored the job."""
         self.log = ""
         """Which log there was when it began to read; empty: not known."""
         self.began = time.time()
@@ -90,6 +92,11 @@ class Reading:
     def __repr__(self) -> str:
         state = "ended" if self.end is not None else "behind" if self._behind else "live"
         return f"<Reading {self.call} at {self._at.next} of epoch {self._at.epoch}: {state}, {len(self._held)} held>"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.end is not None or self._fault is not None
 
     @property
     def heard_anything(self) -> bool:

@@ -183,6 +183,7 @@ def running(
     if before is not None:
         value.reopened = before.reopened
         value.reopenings = before.reopenings
+        value.said = before.said
         value.inbox = before.inbox or job.inbox
         other_log = bool(before.log and job.log and before.log != job.log)
         too_old = bool(before.claims) and value.at_ms - before.claims[0].at_ms > log_age_seconds * 1000
@@ -224,6 +225,7 @@ def reopened(entry: Entry) -> bus_pb2.Record:
     record.state = REOPENED
     record.reopened = entry.revision
     record.reopenings += 1
+    record.said = entry.record.end.count
     record.at_ms = now_ms()
     record.given_back = record.alone = False
     record.ClearField("end")

@@ -93,6 +93,7 @@ class Withdrawals:
 
     async def _linger(self, call: str, digest: bytes, shown: int, fault: Fault, seconds: float) -> None:
         await asyncio.sleep(seconds)
+        self._lingering.pop(call, None)
         if not self._is_open(call) and not await self._held_elsewhere(call):
             await self.decide(call, digest, shown, fault)
 
@@ -106,7 +107,8 @@ class Withdrawals:
         return True
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        if reply and self._is_open(subject.rpartition(".")[2]):
+        call = subject.rpartition(".")[2]
+        if reply and (self._is_open(call) or call in self._lingering):
             try:
                 self._bus.publish(reply, b"")
             except TransportError as e:

@@ -7,6 +7,7 @@ what does not fit, drops what nobody waits for any more, keeps the time of frame
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -22,6 +23,7 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import record, subjects, topology
+from .claiming import Stale
 from .dead import DeadLetters
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
@@ -91,6 +93,8 @@ class Worker:
         """Jobs that run alone here, or wait to. While there are any, no other is taken."""
         self._waiting: list[JobRun] = []
         """Of these: those that wait, in order."""
+        self._alone: JobRun | None = None
+        """The one that runs, and whose record says that it is alone."""
         self._room = asyncio.Condition()
         """Told whenever a job is over."""
         self.identity = Identity(
@@ -341,28 +345,42 @@ class Worker:
         """
         self._suspects.add(run)
         self._waiting.append(run)
+        await self._tell_room()
         log.warning("suspect_waits", call=run.call.id, running=len(self._jobs) - 1)
         try:
             async with asyncio.timeout(self._settings.lease_seconds), self._room:
                 # What waits behind it has not begun; everything else runs to its end.
                 await self._room.wait_for(lambda: self._waiting[0] is run and len(self._jobs) == len(self._waiting))
+            self._alone = run
+            return True
         except TimeoutError:
+            if self._alone is not None:
+                with contextlib.suppress(Stale):
+                    await self._alone.note_in_record(alone=False)  # from now on it is not
+                self._alone = None
             return False
         finally:
             self._waiting.remove(run)
-        return True
 
     async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
         """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
+        decided = True
         call = (delivery.headers or {}).get(wire.CALL, "")
         if subjects.CALL_ID.fullmatch(call):
             end = bus_pb2.End(status=fault.status)
             try:
                 digest = bytes.fromhex((delivery.headers or {}).get(wire.DIGEST, ""))
-                await self._records.write(call, record.decided(None, digest, end), 0)
+                entry = await self._records.read(call, newest=True)
+                if entry is None or not entry.done:
+                    value = record.decided(entry.record if entry else None, digest, end)
+                    await self._records.write(call, value, entry.revision if entry else 0)
             except (TransportError, ValueError) as e:
                 log.warning("job_not_decided", call=call, error=str(e))
-        delivery.term()
+                decided = False
+        if decided:
+            delivery.term()
+        else:
+            delivery.nak(1.0)
 
     async def _run_job(self, run: JobRun) -> None:
         self._runs.add(run)
@@ -374,6 +392,8 @@ class Worker:
             if self._claimed.get(run.call.id) is run:
                 del self._claimed[run.call.id]
             self._suspects.discard(run)
+            if self._alone is run:
+                self._alone = None
 
     def _on_claim(self, run: JobRun) -> None:
         before = self._claimed.get(run.call.id)

@@ -288,6 +288,7 @@ class Record(_message.Message):
     CLAIMS_FIELD_NUMBER: _builtins.int
     INBOX_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -318,6 +319,8 @@ class Record(_message.Message):
     """The call's log: where the first claim spoke. Every later one speaks there too, so that all readers meet its fence."""
     alone: _builtins.bool
     """Nothing else runs at the worker of this claim: if it is lost, it is lost over this job."""
+    said: _builtins.int
+    """Deltas that had been said when the call was reopened last."""
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
@@ -346,10 +349,11 @@ class Record(_message.Message):
         claims: _abc.Iterable[Global___Record.Claim] | None = ...,
         inbox: _builtins.str = ...,
         alone: _builtins.bool = ...,
+        said: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

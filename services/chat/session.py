@@ -177,7 +177,9 @@ class Sessions:
             if call not in current.waiting:
                 # Another call took us for dead, or the session was replaced: take a new ticket.
                 current = await self._change(key, lambda s: enter(s, call))
-        return current.messages
+        # A call that is tried again must not find its own unfinished turn in the history.
+        own = next((i for i, message in enumerate(current.messages) if message.call == call), None)
+        return current.messages[:own]
 
     def keepable(self, messages: Sequence[Message]) -> list[Message]:
         """What a session would keep of these messages: a call's record need not carry more."""

@@ -128,8 +128,9 @@ async def test_suspect_runs_alone_and_its_neighbours_are_not_put_aside(system: S
 
     await another()
     poison = await system.submit("毒", stream=True, seconds=60)
-    for _ in range(SHORT.attempts):
-        await hanging.wait()
+    while poison.end is None:
+        # On a busy machine it may wait in vain to be alone, and then that lost worker does not count.
+        await eventually(lambda: hanging.is_set() or poison.end is not None, timeout=20)
         hanging.clear()
         await vanish(current[-1])
         innocents = [asyncio.create_task(system.stream("无辜的人说了很长的话", seconds=60)) for _ in range(3)]
@@ -138,8 +139,36 @@ async def test_suspect_runs_alone_and_its_neighbours_are_not_put_aside(system: S
     end = await poison.wait_end()
     system.caller.close(poison)
     assert Fault.from_status(end.status).reason == "DEAD_LETTER"
-    assert runs == SHORT.attempts
-    assert beside[2:] == [0]
+    assert runs >= SHORT.attempts
+    assert beside[-1] == 0
     _, letters = await letters_of(system)
     assert [letter.call for letter in letters] == [poison.call]
     await eventually(lambda: not current[-1]._suspects)
+
+
+async def test_two_suspects_wait_for_each_other_and_are_put_aside_both(system: System) -> None:
+    """After two lost workers all that ran there are suspects, and come back together."""
+    running: set[str] = set()
+    beside: list[set[str]] = []
+    current: list[Worker] = []
+
+    async def deadly(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        beside.append(set(running))
+        running.add(call.id)
+        await asyncio.sleep(3600)
+        yield ai.ChatStreamChunk(is_final=True)
+
+    current.append(await system.worker(stream=deadly))
+    readings = [await system.submit(text, stream=True, seconds=60) for text in "甲乙"]
+    while not all(reading.end is not None for reading in readings):
+        await eventually(lambda: bool(running) or all(r.end is not None for r in readings), timeout=20)
+        await asyncio.sleep(0.2)  # whatever comes beside it has come
+        running.clear()
+        await vanish(current[-1])
+        current.append(await system.worker(stream=deadly))
+    for reading in readings:
+        assert reading.end is not None
+        assert Fault.from_status(reading.end.status).reason == "DEAD_LETTER"
+        system.caller.close(reading)
+    _, letters = await letters_of(system)
+    assert {letter.call for letter in letters} == {reading.call for reading in readings}

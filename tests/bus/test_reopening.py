@@ -13,9 +13,10 @@ from qingyu_ai.bus.errors import Code, Expired, Fault, Lost, Overloaded, SameIdO
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.settings import MIB
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST
-from tests.bus.system import System, close_system, open_system, read, vanish
+from tests.bus.system import System, close_system, echo, open_system, read, vanish
 from tests.waiting import eventually
 
 
@@ -250,3 +251,54 @@ async def test_readers_with_a_consumer_of_their_own_are_bounded(system: System, 
             pass
         system.caller.close(reading)
     assert system.caller.readers.apart == 0
+
+
+async def test_reader_of_the_attempt_before_does_not_keep_the_next_one_from_being_stored(system: System) -> None:
+    """A slow caller, who has not taken all of it yet, is not a request that stores a job."""
+    tiring = Tiring(4)
+    await system.worker(stream=tiring.stream, continues=True)
+    slow = await system.submit("x", stream=True, seconds=20, request_id="mine")
+    await eventually(lambda: slow.end is not None)
+    slow.end = None  # as if the end had not been read yet
+    assert await ask(system) == ("0,1,2,3,", Code.OK)
+    system.caller.close(slow)
+
+
+async def test_other_body_that_was_queued_at_the_same_time_does_not_get_the_answer(system: System) -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        await release.wait()
+        return await echo(call, request)
+
+    await system.worker(chat=wait, slots=1)
+    other = await open_system(system.connect, system.settings)
+    await eventually(lambda: other.presence.has("chat"))
+    blocking = await system.submit("before", seconds=20)
+    first = await system.submit("one", seconds=20, request_id="mine")
+    second = await other.submit("two", seconds=20, request_id="mine")
+    release.set()
+    end = await first.wait_end()
+    assert ai.ChatResponse.FromString(end.answer).message.content == "one"
+    with pytest.raises(SameIdOtherBody):
+        await second.wait_end()
+    for one, reading in ((system, blocking), (system, first), (other, second)):
+        await asyncio.sleep(0)
+        one.caller.close(reading)
+    await close_system(other)
+
+
+@pytest.mark.parametrize("settings", [FAST.model_copy(update={"queue_bytes": MIB})])
+async def test_all_who_wait_for_a_job_that_was_refused_are_told(system: System, settings: BusSettings) -> None:
+    async def never(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    await system.worker(chat=never, slots=1)
+    readings = [await system.submit("长" * 100_000, seconds=20, request_id=f"r{n}") for n in range(4)]
+    joined = [await system.submit("长" * 100_000, seconds=20, request_id="r3") for _ in range(3)]
+    for reading in (readings[3], *joined):
+        with pytest.raises(Overloaded):
+            await asyncio.wait_for(reading.wait_end(), 5)
+    for reading in (*readings, *joined):
+        system.caller.close(reading)

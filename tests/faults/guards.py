@@ -191,8 +191,8 @@ def drain() -> None:
 def give_back() -> None:
     """A worker that stops does not say that it was not lost over its jobs."""
 
-    async def go(self: JobRun) -> None:
-        """Nothing."""
+    async def go(self: JobRun) -> bool:
+        return True
 
     JobRun._give_back = go  # type: ignore[method-assign]
 

@@ -383,6 +383,11 @@ class Record(betterproto2.Message):
     Nothing else runs at the worker of this claim: if it is lost, it is lost over this job.
     """
 
+    said: "typing.Annotated[int, pydantic.Field(ge=0, le=2**64 - 1)]" = betterproto2.field(18, betterproto2.TYPE_UINT64)
+    """
+    Deltas that had been said when the call was reopened last.
+    """
+
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record", Record)
 
