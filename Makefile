@@ -62,6 +62,9 @@ format: $(VENV)/.ready ## Formats the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and shows what each rule is for (about 10 minutes)
+	@$(BIN)/python -m tests.model
+
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
 	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
