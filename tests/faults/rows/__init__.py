@@ -12,6 +12,7 @@ from . import (
     frames,
     freeze,
     last_token,
+    leaders,
     linger,
     log_lost,
     log_renewed,
@@ -45,6 +46,7 @@ ROWS: dict[str, Row] = {
         same_request.ROW,
         rollout.ROW,
         no_nats.ROW,
+        leaders.ROW,
         soak.ROW,
     )
 }  # fmt: skip
