@@ -18,6 +18,7 @@ from . import (
     log_renewed,
     no_nats,
     poison,
+    rolling_nats,
     rollout,
     same_request,
     slow_readers,
@@ -47,6 +48,7 @@ ROWS: dict[str, Row] = {
         rollout.ROW,
         no_nats.ROW,
         leaders.ROW,
+        rolling_nats.ROW,
         soak.ROW,
     )
 }  # fmt: skip
