@@ -6,12 +6,13 @@ Each function takes one guard away and leaves the rest. None of them is ever cal
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 from bridge import admission
 from bridge.resume import Chunk, Resume
-from qingyu_ai.bus import reading, record, topology
+from qingyu_ai.bus import reading, record, subjects, topology
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.errors import Fault
@@ -211,6 +212,24 @@ def linger() -> None:
     Withdrawals._linger = at_once  # type: ignore[method-assign]
 
 
+def patience() -> None:
+    """A worker gives a claim up when the log has not stored a frame for a moment, and not only after a vote."""
+    init = Speaker.__init__
+
+    def hasty(
+        self: Speaker, bus: Bus, inbox: str, epoch: int, worker: str, shape: Any, settings: Settings, **options: Any
+    ) -> None:
+        quick = settings.model_copy(update={"patience_seconds": 0.5})
+        init(self, bus, inbox, epoch, worker, shape, quick, **options)
+
+    Speaker.__init__ = hasty  # type: ignore[method-assign]
+
+
+def identity() -> None:
+    """A bridge takes each request for a new call, whatever its id."""
+    subjects.call_id = lambda user, method, request_id: secrets.token_hex(16)
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "seam": seam,
     "resume": resume,
@@ -226,6 +245,8 @@ GUARDS: dict[str, Callable[[], None]] = {
     "holes": holes,
     "presence": presence,
     "alone": alone,
+    "identity": identity,
+    "patience": patience,
     "held": held,
     "linger": linger,
     "drain": drain,

@@ -1,6 +1,6 @@
 """A process of the system with changes to it: `python -m tests.faults.patched`.
 
-FAULTS_PROCESS is `chat` or `bridge`. What of the others is not set changes nothing:
+FAULTS_PROCESS is `chat`, `bridge` or `counting`. What of the others is not set changes nothing:
 
 FAULTS_WITHOUT    the guard that is removed (`guards`)
 FAULTS_STOP_AT    the step of a job's completion at which the process stops itself when it is told to (`steps`)
@@ -16,6 +16,7 @@ import os
 import bridge.__main__
 import services.chat.__main__
 from qingyu_ai.process import run
+from tests.e2e import counting_worker
 
 from . import insides, poison, steps
 from .guards import GUARDS
@@ -27,7 +28,7 @@ STRETCH = "FAULTS_STRETCH"
 INSIDES = "FAULTS_INSIDES"
 POISON = "FAULTS_POISON"
 
-MAINS = {"chat": services.chat.__main__.main, "bridge": bridge.__main__.main}
+MAINS = {"chat": services.chat.__main__.main, "bridge": bridge.__main__.main, "counting": counting_worker.main}
 
 if __name__ == "__main__":
     kind = os.environ[PROCESS]

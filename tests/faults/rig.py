@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.e2e.callers import FAST
+from tests.nats_cluster import AnyNats
 from tests.running import Running, System, Worker
 
 from .clients import Client, connected
@@ -23,7 +24,9 @@ CHAT = Worker("services.chat", "chat")
 
 PATCHED = "tests.faults.patched"
 
-IN_THE_BRIDGE = frozenset(("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest", "held", "linger"))
+IN_THE_BRIDGE = frozenset(
+    ("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest", "held", "linger", "identity")
+)
 """Guards that a bridge has; the others are a worker's."""
 
 HEAL_SECONDS = 10.0
@@ -92,12 +95,14 @@ def rig(
     chat: Worker = CHAT,
     tells: bool = False,
     endpoint: Mapping[str, Any] | None = None,
+    nats: AnyNats | None = None,
 ) -> Iterator[Rig]:
     """Run a system, without the guard that the run is to do without.
 
     Args:
         tells: bridges and workers tell what they hold (`insides`).
         endpoint: more settings of the models.
+        nats: the broker; None: that of the suite.
     """
     settings = {**FAST, **(settings or {})}
     bridge, in_bridge, in_worker = "bridge", {}, {}
@@ -112,7 +117,7 @@ def rig(
     with (
         Model(endpoint) as model,
         System(
-            *[chat] * workers, bridges=bridges, settings={**settings, **model.settings}, bridge_module=bridge
+            *[chat] * workers, bridges=bridges, settings={**settings, **model.settings}, nats=nats, bridge_module=bridge
         ) as system,
     ):
         yield Rig(system, model, run, chat)

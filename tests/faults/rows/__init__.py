@@ -12,11 +12,13 @@ from . import (
     frames,
     freeze,
     last_token,
+    leaders,
     linger,
     log_lost,
     log_renewed,
     no_nats,
     poison,
+    rolling_nats,
     rollout,
     same_request,
     slow_readers,
@@ -45,6 +47,8 @@ ROWS: dict[str, Row] = {
         same_request.ROW,
         rollout.ROW,
         no_nats.ROW,
+        leaders.ROW,
+        rolling_nats.ROW,
         soak.ROW,
     )
 }  # fmt: skip

@@ -34,8 +34,12 @@ TOKENS, PER_SECOND = 50, 25
 NOISE = 0.01
 """The part of all frames that is lost, and the part that is doubled, is half of this each."""
 
-SETTINGS = {"QINGYU_BUS__ACK_WAIT_SECONDS": "1", "QINGYU_BUS__LEASE_SECONDS": "3"}
-"""A worker whose frames are held must be replaced before its own lease is over and it gives up by itself."""
+SETTINGS = {
+    "QINGYU_BUS__ACK_WAIT_SECONDS": "1",
+    "QINGYU_BUS__LEASE_SECONDS": "3",
+    "QINGYU_BUS__PATIENCE_SECONDS": "4",
+}
+"""A worker whose frames are held must be replaced before its own patience is over and it gives up by itself."""
 
 NO_END_SECONDS = 4.0
 """For how long the end of a call does not get through: longer than the lease, so that its reader asks the record."""
