@@ -59,7 +59,15 @@ def record() -> None:
 def log() -> None:
     """Frames go to their reader over core NATS, and nobody keeps them."""
 
-    async def follow(self: NatsBus, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
+    async def follow(
+        self: NatsBus,
+        stream: str,
+        subject: str,
+        handler: OnFrame,
+        on_stream: Callable[[str], None],
+        *,
+        from_start: bool,
+    ) -> Subscription:
         sequence = itertools.count(1)
         return await self.subscribe(subject, lambda subject, _, data, __: handler(subject, next(sequence), data))
 

@@ -142,10 +142,14 @@ def observe(worker: Worker) -> None:
     running.set_function(lambda: worker.running)
     for name, what, value in (
         ("slots", "Jobs that may run at once", lambda: worker.slots),
-        ("suspects", "Jobs that run alone, or wait to, because workers were lost over them", lambda: worker.suspects),
-        ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.waiting_deltas),
-        ("dead_letters", "Jobs put aside by this process", lambda: worker.dead_letters.stored),
-        ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.dead_letters.lost),
+        (
+            "suspects",
+            "Jobs that run alone, or wait to, because workers were lost over them",
+            lambda: len(worker.jobs.suspects),
+        ),
+        ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.jobs.waiting_deltas),
+        ("dead_letters", "Jobs put aside by this process", lambda: worker.jobs.dead_letters.stored),
+        ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.jobs.dead_letters.lost),
     ):
         Gauge(f"qingyu_worker_{name}", what).set_function(value)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from qingyu_ai.contract import bus_pb2
-from qingyu_ai.routes import Route
+from qingyu_ai.routes import Job, Route
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import record, subjects, topology
-from .deadline import Deadline
 from .discovery import Presence
 from .errors import (
     BusDown,
@@ -38,7 +37,8 @@ from .readers import Readers
 from .reading import Reading
 from .record import Attach, Entry
 from .records import Records
-from .transport import Bus, Headers, parse_ack
+from .storing import Request, Storing
+from .transport import Bus
 
 log = structlog.get_logger(__name__)
 
@@ -136,34 +136,35 @@ class Caller:
             Lost: it is not known, and should be.
             Overloaded, TooLarge, BusDown: it could not be stored; a refusal by the queue itself is raised by the reader.
         """
-        queue = topology.QUEUES[route.worker].stream
-        digest = bytes.fromhex(envelope.digest)
+        request = Request(route, subject, body, envelope, begun)
         if not chosen:
             self._check_room(route)
-            return self._begin(queue, route, subject, body, envelope, digest)
+            return self._begin(request)
         for _ in range(ATTACH_TRIES):
             entry = await self._read(envelope.call)
-            match record.attach(entry, digest, self._settings.retries, self._gauge.generations.get(queue, "")):
+            queue = self._gauge.generations.get(request.queue, "")
+            verdict = record.attach(entry, request.digest, self._settings.retries, queue)
+            if verdict is Attach.REOPEN and not self._all_know_reopening(route):
+                verdict = Attach.ANSWER
+            match verdict:
                 case Attach.REFUSE:
                     raise SameIdOtherBody(envelope.request_id)
                 case Attach.FOLLOW:
-                    assert entry is not None
-                    return await self._join(envelope, digest, entry.record, begun=begun)
+                    return await self._join(request, entry)
                 case Attach.ANSWER:
                     assert entry is not None
-                    return await self._answer(entry, envelope, digest, begun=begun)
-                case Attach.REOPEN if not self._all_know_reopening(route):
-                    assert entry is not None
-                    return await self._answer(entry, envelope, digest, begun=begun)
+                    return await self._answer(request, entry)
                 case Attach.REOPEN:
                     assert entry is not None
+                    self._check_begun(request, entry)
                     self._check_room(route)
                     entry = await self._reopen(entry, envelope.call)
                     if entry is None:
                         continue  # another request did something about it
                 case _:
+                    self._check_begun(request, entry)
                     self._check_room(route)
-            return await self._store_or_join(queue, route, subject, body, envelope, digest, entry, begun=begun)
+            return await self._store_or_join(request, entry)
         raise BusDown("others ask for the same call too often")
 
     def _all_know_reopening(self, route: Route[Any, Any]) -> bool:
@@ -171,12 +172,27 @@ class Caller:
         kind = [w for w in self.presence.workers() if w.kind == route.worker]
         return all(int(w.metadata.get("protocol", "1")) >= wire.REOPENS_SINCE for w in kind)
 
+    @staticmethod
+    def _check_begun(request: Request, entry: Entry | None) -> None:
+        """A caller who has a part of the answer must be given the rest of that one.
+
+        Raises:
+            Lost: nothing is known of it any more, or it was begun anew.
+        """
+        if request.begun and entry is None:
+            raise Lost("nothing is known of this call any more")
+        if request.begun and entry is not None and entry.record.restarted:
+            raise Lost("its log was lost, and with it what you have of it")
+
     def _check_room(self, route: Route[Any, Any]) -> None:
         """Refuse what could not be run to its end."""
         if not self.presence.has(route.worker):
             raise NoWorker(route.worker)
         if not self._gauge.log_has_room:
             raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
+        self._check_records()
+
+    def _check_records(self) -> None:
         if not self._gauge.records_have_room:
             raise Overloaded(
                 "The store of call records is full", "请求记录已满", self._settings.record_bytes, retry_seconds=60
@@ -193,102 +209,51 @@ class Caller:
         log.info("call_reopened", call=call, reopenings=value.reopenings)
         return Entry(revision, value)
 
-    async def _store_or_join(
-        self,
-        queue: str,
-        route: Route[Any, Any],
-        subject: str,
-        body: bytes,
-        envelope: Envelope,
-        digest: bytes,
-        entry: Entry | None,
-        *,
-        begun: bool,
-    ) -> Reading:
+    async def _store_or_join(self, request: Request, entry: Entry | None) -> Reading:
         """Nobody runs the call, as far as its record goes; but another request of this bridge may just have stored it."""
         reopened = entry.record.reopened if entry is not None else 0
-        for other in self.readers.of(envelope.call):
+        for other in self.readers.of(request.envelope.call):
             # An older one, of the attempt that failed, may still be shown what that had said: it stores nothing.
             if other.stores and not other.over and other.position.reopened == reopened:
-                if other.digest != digest:
-                    raise SameIdOtherBody(envelope.request_id)
-                reading = await self._join(envelope, digest, entry.record if entry else None, begun=begun)
-                reading.queue = queue
+                if other.digest != request.digest:
+                    raise SameIdOtherBody(request.envelope.request_id)
+                reading = await self._join(request, entry)
+                reading.queue = request.queue
                 return reading
-        if entry is None:
-            if begun:
-                raise Lost("nothing is known of this call any more")
-            return self._begin(queue, route, subject, body, envelope, digest)
-        # What was said before lies in the log of another request.
-        reading = await self._join(envelope, digest, entry.record, begun=begun)
-        again = envelope._replace(reopens=entry.record.reopened)
-        return self._begin(queue, route, subject, body, again, digest, reading)
+        # What was said before, if anything, lies in the log of another request.
+        return self._begin(request, reopened, await self._join(request, entry) if entry is not None else None)
 
-    def _begin(
-        self,
-        queue: str,
-        route: Route[Any, Any],
-        subject: str,
-        body: bytes,
-        envelope: Envelope,
-        digest: bytes,
-        reading: Reading | None = None,
-    ) -> Reading:
-        inbox = subjects.log(route.worker, self.token, envelope.call)
+    def _begin(self, request: Request, reopens: int = 0, reading: Reading | None = None) -> Reading:
+        """Store a job.
+
+        Args:
+            reopens: the revision of the decision that it is to replace; 0: it is the call's first.
+            reading: who reads the call already.
+        """
+        inbox = subjects.log(request.route.worker, self.token, request.envelope.call)
         if reading is None:
-            reading = self.readers.register(
-                Reading(self._bus, envelope.call, inbox, self._settings, digest, envelope.request_id)
-            )
-        reading.queue, reading.stores = queue, True
-        headers = envelope._replace(inbox=inbox).encode(stored=True)
+            reading = self.readers.register(self._reading(request, None, inbox))
+        reading.queue, reading.stores = request.queue, True
+        stored = replace(request, envelope=request.envelope._replace(inbox=inbox, reopens=reopens))
+        known: Reading = reading
         try:
-            self._store(reading, subject, body, headers, envelope.deadline)
+            Storing(
+                self._bus,
+                self._settings,
+                stored,
+                lambda: known.heard_anything or known.over,
+                lambda fault: self._refused(known.call, fault),
+            ).put()
         except TransportError as e:
             self.readers.forget(reading)
             raise fault_of(e) from None
         return reading
 
-    def _store(
-        self, reading: Reading, subject: str, body: bytes, headers: bytes, deadline: Deadline, attempt: int = 1
-    ) -> None:
-        """Put the job into its queue. The reader waits for the call's first frame anyway, so nobody waits for the
-        acknowledgement: only a refusal, or none in time, is news.
-        """
-
-        def answered(data: bytes, reply_headers: Headers | None) -> None:
-            if not data and self._bus.connected:
-                return  # nobody listens now: `late` tries again
-            timer.cancel()
-            if not data:
-                self._not_stored(reading, BusDown("there is no connection to it"))
-                return
-            try:
-                parse_ack(subject, data)
-            except TransportError as e:
-                self._not_stored(reading, fault_of(e))
-
-        def late() -> None:
-            self._bus.forget(token)
-            if reading.heard_anything or reading.end is not None:
-                return  # its worker speaks: only the acknowledgement was lost
-            if deadline.passed or attempt * self._settings.store_seconds >= self._settings.patience_seconds:
-                self._not_stored(reading, BusDown("the job queue does not answer"))
-                return
-            # It may be stored already. Then this is a second message of the same call, and the record lets one run.
-            log.warning("job_not_acknowledged", call=reading.call, attempt=attempt)
-            try:
-                self._store(reading, subject, body, headers, deadline, attempt + 1)
-            except TransportError as e:
-                self._not_stored(reading, fault_of(e))
-
-        token = self._bus.request(subject, body, answered, headers=headers)
-        timer = asyncio.get_running_loop().call_later(self._settings.store_seconds, late)
-
-    def _not_stored(self, reading: Reading, fault: Fault) -> None:
+    def _refused(self, call: str, fault: Fault) -> None:
         """Tell those who wait for a job that is not there: who stored it, and who joined."""
-        for waiting in {reading, *self.readers.of(reading.call)}:
-            if not waiting.heard_anything:
-                waiting.fail(fault)
+        for reading in self.readers.of(call):
+            if not reading.heard_anything:
+                reading.fail(fault)
 
     async def _read(self, call: str) -> Entry | None:
         try:
@@ -296,11 +261,12 @@ class Caller:
         except TransportError as e:
             raise fault_of(e) from None
 
-    async def _join(self, envelope: Envelope, digest: bytes, held: bus_pb2.Record | None, *, begun: bool) -> Reading:
+    async def _join(self, request: Request, entry: Entry | None) -> Reading:
         """Read a call that another request began, from its start, by a consumer of its own."""
-        if begun and (held is None or held.restarted):
-            raise Lost("its log was lost, and with it what you have of it")
-        reading = self._reading(envelope, digest, held)
+        self._check_begun(request, entry)
+        reading = self._reading(request, entry)
+        if entry is not None and entry.record.state == record.RUN:
+            reading.expect(entry.record.log)
         self.readers.register(reading)
         try:
             await self.readers.read_apart(reading)
@@ -309,17 +275,19 @@ class Caller:
             raise
         return reading
 
-    async def _answer(self, entry: Entry, envelope: Envelope, digest: bytes, *, begun: bool) -> Reading:
+    async def _answer(self, request: Request, entry: Entry) -> Reading:
         """Answer a decided call: a unary row from the record, a stream from its log, as far as that goes."""
-        end = entry.record.end
-        reading = self._reading(envelope, digest, entry.record)
+        held, end = entry.record, entry.record.end
+        reading = self._reading(request, entry)
         if end.HasField("answer") or not end.count:
             reading.finish(end)
             return reading
-        if begun and entry.record.restarted:
-            raise Lost("its log was lost, and with it what you have of it")
-        if not end.status and entry.record.log and await self._log_now() != entry.record.log:
-            raise Lost("its log is lost")
+        self._check_begun(request, entry)
+        if held.log and await self._log_now() != held.log:
+            if not end.status:
+                raise Lost("its log is lost")
+            reading.finish(end)
+            return reading
         reading.replay(end)
         return self.readers.register(reading)
 
@@ -340,10 +308,18 @@ class Caller:
         if entry is not None and entry.record.restarted:
             raise Lost("its log was lost, and with it what you have of it")
 
-    def _reading(self, envelope: Envelope, digest: bytes, held: bus_pb2.Record | None) -> Reading:
-        logs = subjects.logs_of_call(envelope.call)
-        reopened = held.reopened if held is not None else 0
-        return Reading(self._bus, envelope.call, logs, self._settings, digest, envelope.request_id, reopened)
+    def _reading(self, request: Request, entry: Entry | None, inbox: str = "") -> Reading:
+        envelope = request.envelope
+        return Reading(
+            self._bus,
+            envelope.call,
+            inbox or subjects.logs_of_call(envelope.call),
+            self._settings,
+            request.digest,
+            envelope.request_id,
+            entry.record.reopened if entry is not None else 0,
+            silent=isinstance(request.route, Job),
+        )
 
     def close(self, reading: Reading, fault: Fault | None = None, *, linger_seconds: float = 0.0) -> None:
         """Read a call no more.
@@ -367,10 +343,8 @@ class Caller:
         Returns:
             Whether that is decided; False: the broker did not answer.
         """
-        if await self._read(call) is None and not self._gauge.records_have_room:
-            raise Overloaded(
-                "The store of call records is full", "请求记录已满", self._settings.record_bytes, retry_seconds=60
-            )
+        if await self._read(call) is None:
+            self._check_records()
         return await self._withdrawals.decide(call, b"", 0, fault)
 
     def credit(self, reading: Reading) -> None:

@@ -1,10 +1,9 @@
-"""How a worker that was given a job comes to hold its call, or learns that it must not."""
+"""How a worker that was given a job comes to hold its call, or learns that it must not; and what it may do with its claim."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -27,23 +26,84 @@ class Stale(Exception):
     """Another worker has this call now. Say nothing more, acknowledge nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A claim."""
+class NotYet(Exception):
+    """A suspect is to rest before it runs again.
 
-    epoch: int
-    record: bus_pb2.Record
-    goes_on: bool = False
-    """Somebody held the call before: the log must be fenced, and may hold a part of the answer."""
-    buried: bool = False
-    """Too many workers were lost over it: it is to be put aside, not run."""
-    revision: int = 0
-    """Of the record, if something was written into it since the claim; 0: it is the epoch still."""
+    Args:
+        seconds: how long.
+    """
 
-    @property
-    def expect(self) -> int:
-        """The revision that the record has as long as the claim holds."""
-        return self.revision or self.epoch
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"in {seconds:.1f} s")
+        self.seconds = seconds
+
+
+class Claimed:
+    """A claim, as long as it holds.
+
+    Args:
+        epoch: the revision that it was given. It stays, whatever is written into the record: only a later claim has a higher one.
+        value: the record as it was written.
+        goes_on: somebody held the call before: the log must be fenced, and may hold a part of the answer.
+        buried: too many workers were lost over it: it is to be put aside, not run.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        call: str,
+        epoch: int,
+        value: bus_pb2.Record,
+        *,
+        goes_on: bool = False,
+        buried: bool = False,
+    ) -> None:
+        self._records = records
+        self._call = call
+        self.epoch = epoch
+        self.record = value
+        self.goes_on = goes_on
+        self.buried = buried
+        self._revision = epoch
+        self._writing = asyncio.Lock()
+
+    def holds(self, entry: Entry | None) -> bool:
+        """Whether a record that was read is this claim's: otherwise another worker has the call, or it is decided."""
+        return entry is not None and entry.revision == self._revision
+
+    async def note(self, **changes: object) -> None:
+        """Write into the record what has become of the claim.
+
+        Args:
+            changes: fields of the record.
+
+        Raises:
+            Stale: the claim does not hold any more.
+            TransportError: the bucket does not answer.
+        """
+        async with self._writing:
+            value = record.noted(self.record, self.epoch, **changes)
+            try:
+                await self._write(value)
+            except Conflict:
+                raise Stale from None
+
+    async def decide(self, end: bus_pb2.End, follow_up: bytes = b"") -> Entry:
+        """Commit.
+
+        Raises:
+            Conflict: the claim does not hold any more.
+            PayloadTooLarge: the record is larger than the broker carries.
+            TransportError: the bucket does not answer.
+        """
+        async with self._writing:
+            value = record.decided(self.record, self.record.digest, end, follow_up, epoch=self.epoch)
+            await self._write(value)
+            return Entry(self._revision, value)
+
+    async def _write(self, value: bus_pb2.Record) -> None:
+        self._revision = await self._records.write(self._call, value, self._revision)
+        self.record = value
 
 
 class Claimant:
@@ -54,7 +114,7 @@ class Claimant:
         deadline: of the call.
         message: the delivery.
         worker: the worker's token.
-        settings: how many claims may be lost before the job is put aside, and how long the log keeps what is said.
+        settings: what a suspect is granted, and how long the log keeps what is said.
         alone: waits for a while until nothing else runs here, and says whether that is so.
     """
 
@@ -73,11 +133,10 @@ class Claimant:
         self._deadline = deadline
         self._message = message
         self._worker = worker
-        self._attempts = settings.attempts
-        self._log_age_seconds = settings.log_age_seconds
+        self._settings = settings
         self._alone = alone
 
-    async def claim(self) -> Held | Entry | None:
+    async def claim(self) -> Claimed | Entry | None:
         """Claim the call.
 
         Returns:
@@ -85,27 +144,29 @@ class Claimant:
 
         Raises:
             Stale: another worker holds it.
+            NotYet: it is to be delivered again later.
             TransportError: the bucket does not answer.
         """
         if self._message.delivery == 1 and not self._message.reopens and not self._deadline.passed:
             # Most calls are new: try what will hold for them.
             value = record.running(self._message, self._worker)
             try:
-                return Held(await self._records.write(self._call, value, 0), value)
+                return Claimed(self._records, self._call, await self._records.write(self._call, value, 0), value)
             except Conflict:
                 pass
         for n in range(TRIES):
             try:
-                return await self._look_and_claim(newest=self._message.delivery == 1 or n > 0)
+                return await self._look_and_claim()
             except Conflict:
                 await asyncio.sleep(0.02 * n)  # somebody was faster: what is there now?
         raise Stale
 
-    async def _look_and_claim(self, *, newest: bool) -> Held | Entry | None:
-        entry = await self._records.read(self._call, newest=newest)
+    async def _look_and_claim(self) -> Claimed | Entry | None:
+        # From the leader: a copy that is behind would show a call that was reopened as it was before.
+        entry = await self._records.read(self._call, newest=True)
         held = entry.record if entry is not None else None
         alone = False
-        verdict = record.claim(entry, self._message, self._attempts)
+        verdict = record.claim(entry, self._message, self._settings.attempts)
         match verdict:
             case Claim.FINISH:
                 return entry
@@ -117,12 +178,15 @@ class Claimant:
             case _ if self._deadline.passed:
                 return await self._expire(entry)
             case Claim.TAKE_OVER if held is not None and record.suspect(held):
+                rest = record.rest_seconds(held, self._settings.suspect_seconds)
+                if rest > 0:
+                    raise NotYet(rest)
                 alone = await self._alone()
                 if self._deadline.remaining <= 0:
                     return await self._expire(entry)
-        value = record.running(self._message, self._worker, held, self._log_age_seconds, alone=alone)
+        value = record.running(self._message, self._worker, held, self._settings.log_age_seconds, alone=alone)
         epoch = await self._records.write(self._call, value, _revision(entry))
-        return Held(epoch, value, entry is not None, verdict is Claim.BURY)
+        return Claimed(self._records, self._call, epoch, value, goes_on=entry is not None, buried=verdict is Claim.BURY)
 
     async def _expire(self, entry: Entry | None) -> Entry:
         """Nobody waits any more: decide the call without running it."""

@@ -414,9 +414,11 @@ class NatsBus:
         """See `transport.Bus.drop`."""
         await self._api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
 
-    async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
+    async def follow(
+        self, stream: str, subject: str, handler: OnFrame, on_stream: Callable[[str], None], *, from_start: bool
+    ) -> Subscription:
         """See `transport.Bus.follow`."""
-        reader = OrderedReader(self, self._js, stream, subject, handler)
+        reader = OrderedReader(self, self._js, stream, subject, handler, on_stream)
         try:
             await reader.start(from_start=from_start)
         except BaseException as e:

@@ -6,10 +6,11 @@ claim · run, saying frames · last frame acknowledged · commit (compare-and-se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from qingyu_ai.routes import StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record, topology
-from .claiming import Claimant, Held, Stale
+from .claiming import Claimant, Claimed, NotYet, Stale
 from .dead import DeadLetters
 from .errors import (
     BusDown,
@@ -36,12 +37,12 @@ from .errors import (
     TooLarge,
     TransportError,
 )
-from .fold import Position, Verdict, fold
 from .handler import Call, Served, internal
 from .headers import Envelope
 from .record import Entry, JobMessage
 from .records import Records
 from .speaker import MAX_CHUNK, Speaker
+from .takeover import begins_here, said_before
 from .transport import Bus, Delivery
 
 log = structlog.get_logger(__name__)
@@ -99,12 +100,11 @@ class JobRun:
         self._alone = alone
         self.call = Call.of(envelope)
         self.speaker: Speaker | None = None
-        self.held: Held | None = None
-        """The claim, while the call is this run's and not decided."""
+        self._claim: Claimed | None = None
+        """While the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
         self._withdrawn = self._adopted = False
-        self._writing = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None
         """While the handler runs: what to cancel."""
 
@@ -140,11 +140,11 @@ class JobRun:
 
         The record is believed, not whoever said so. Raises TransportError if it cannot be read.
         """
-        held = self.held
-        if held is None:
+        claim = self._claim
+        if claim is None:
             return
         entry = await self._records.read(self.call.id)
-        if self.held is held and (entry is None or entry.revision != held.expect):
+        if self._claim is claim and not claim.holds(entry):
             self._withdrawn = True
             if entry is not None and entry.record.delivery >= self._delivery.delivery:
                 self._adopted = False  # a later delivery than ours has the call
@@ -162,6 +162,9 @@ class JobRun:
             log.info("claim_lost", call=self.call.id, method=self._served.route.method)
             if self._adopted:
                 self._delivery.nak()  # this delivery is nobody else's
+            return
+        except NotYet as e:
+            self._delivery.nak(e.seconds)
             return
         except (TransportError, Fault) as e:
             # The broker did not do its part: the job comes again, here or elsewhere, and whoever gets it reads the
@@ -185,17 +188,42 @@ class JobRun:
         Returns:
             Whether the job is ours to give: the broker would take it from whoever has it by now.
         """
-        held, self.held = self.held, None
-        if held is None:
+        claim, self._claim = self._claim, None
+        if claim is None:
             return True
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                await self._records.write(self.call.id, record.given_back(held.record), held.expect)
-        except Conflict:
+                await claim.note(given_back=True)
+        except Stale:
             return False
         except (TransportError, TimeoutError) as e:
             log.debug("not_given_back", call=self.call.id, error=str(e))
         return True
+
+    async def no_longer_alone(self) -> None:
+        """See `suspects.Suspect.no_longer_alone`."""
+        if self._claim is not None:
+            with contextlib.suppress(Stale, TransportError):  # then it is about to be lost or put back
+                await self._claim.note(alone=False)
+
+    async def move(self, log_name: str) -> None:
+        """The log was lost and made anew. If all of this claim's text is in the new one, the record is to say so: those who
+        have nothing of the text read it only in the log that the record names.
+
+        Raises:
+            TransportError: the log or the record cannot be reached.
+        """
+        claim, speaker = self._claim, self.speaker
+        if claim is None or speaker is None or claim.record.log == log_name:
+            return
+        timeout = self._settings.store_seconds
+        if not speaker.next or await begins_here(self._bus, self._inbox(claim), claim.epoch, timeout):
+            with contextlib.suppress(Stale):  # `check` finds out
+                await claim.note(log=log_name)
+
+    def _inbox(self, claim: Claimed) -> str:
+        """Where the call speaks: where its first claim did."""
+        return claim.record.inbox or self._envelope.inbox
 
     async def _run(self) -> Fault | None:
         claimant = Claimant(
@@ -207,20 +235,20 @@ class JobRun:
             self._settings,
             lambda: self._alone(self),
         )
-        claimed = await claimant.claim()
-        if isinstance(claimed, Entry) and not record.other_body(claimed.record, self._message.digest):
-            await self._finish(claimed)
-            return None
-        if claimed is None or isinstance(claimed, Entry):
+        claim = await claimant.claim()
+        if claim is None or (isinstance(claim, Entry) and record.other_body(claim.record, self._message.digest)):
             self._send_elsewhere()
             self._delivery.ack()
             return None
-        held = self.held = claimed
+        if isinstance(claim, Entry):
+            await self._finish(claim)
+            return None
+        self._claim = claim
         self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus,
-            held.record.inbox or self._envelope.inbox,
-            held.epoch,
+            self._inbox(claim),
+            claim.epoch,
             self._station.worker,
             self._served.shape,
             self._settings,
@@ -230,10 +258,10 @@ class JobRun:
         answer: Message | None = None
         try:
             self._task = asyncio.current_task()
-            if held.goes_on:
-                await self._resume(speaker)
-            if held.buried:
-                raise GaveUp(held.record.deaths)
+            if claim.goes_on:
+                await self._resume(speaker, claim)
+            if claim.buried:
+                raise GaveUp(claim.record.deaths)
             if speaker.next and not self._served.continues:
                 raise Interrupted
             answer = await self._handle(speaker)
@@ -244,18 +272,14 @@ class JobRun:
             if not self._withdrawn:
                 raise
             # The record says why. The task goes on, to acknowledge the job.
-            task, self._task, self.held = self._task, None, None
+            task, self._task = self._task, None
             if task is not None:
                 task.uncancel()
-            entry = await self._records.read(self.call.id, newest=True)
-            if entry is None or not entry.done:
-                raise Stale from None
-            # The bridge that decided the call does not know what the handler had to leave.
-            await self._finish(entry, self._left(entry))
+            await self._find_decided()
             return Cancelled()
         finally:
             self._task = None
-        return await self._commit(speaker, held, answer, fault)
+        return await self._commit(speaker, claim, answer, fault)
 
     def _send_elsewhere(self) -> None:
         """The message is dropped: whoever stored it must not wait for a word in its own log."""
@@ -266,34 +290,16 @@ class JobRun:
         except TransportError as e:
             log.debug("elsewhere_not_said", call=self.call.id, error=str(e))  # the reader asks the record at its lease
 
-    async def _resume(self, speaker: Speaker) -> None:
-        """After a take-over: close the log to the worker before, and find out what it had said.
-
-        Fence first, then fold: what a paused worker stores in between is closed out for everybody alike.
-        """
-        assert self.held is not None
+    async def _resume(self, speaker: Speaker, claim: Claimed) -> None:
+        """After a take-over: close the log to the worker before, and find out what it had said."""
         fence = await speaker.fence()
-        at, sequence = Position(reopened=self.held.record.reopened), 1
-        said: list[bytes] = []
-        inbox = self.held.record.inbox or self._envelope.inbox
-        while sequence < fence:
-            stored = await self._bus.next(topology.LOG, inbox, sequence, timeout=self._settings.store_seconds)
-            if stored is None:
-                raise TransportError("the log's replica lags behind the fence")
-            if stored.sequence >= fence:
-                break
-            frame = bus_pb2.Frame.FromString(stored.data)
-            at, verdict = fold(at, frame)
-            if verdict in (Verdict.HOLE, Verdict.LOST):
-                break
-            if verdict is Verdict.SHOW:
-                said.extend(frame.data.chunk)
-            sequence = stored.sequence + 1
+        inbox, held = self._inbox(claim), claim.record
+        at, said = await said_before(self._bus, inbox, fence, held.reopened, self._settings.store_seconds)
         if await self._bus.generation(topology.LOG) != self._message.log:
             # Lost between the claim and the fence. The next claim knows it from the record.
             raise TransportError("the log was made anew")
-        if at.next < self.held.record.said and not self.held.record.restarted:
-            await self.note_in_record(restarted=True)  # what was said before it was reopened is not there any more
+        if at.next < held.said and not held.restarted:
+            await claim.note(restarted=True)  # what was said before it was reopened is not there any more
         speaker.start_at(at.next)
         parts = self._served.parts
         if said and parts is not None:
@@ -348,34 +354,9 @@ class JobRun:
     def _internal(self) -> Internal:
         return internal("job_failed", call=self.call.id, method=self._served.route.method)
 
-    async def note_in_record(self, *, alone: bool | None = None, restarted: bool | None = None) -> None:
-        """Write into the record what has become of the claim. Its epoch stays: only a later claim has a higher one.
-
-        Raises:
-            Stale: another worker has the call, or it is decided.
-            TransportError: the bucket does not answer.
-        """
-        async with self._writing:
-            held = self.held
-            if held is None:
-                return
-            value = bus_pb2.Record()
-            value.CopyFrom(held.record)
-            if alone is not None:
-                value.alone = alone
-            if restarted is not None:
-                value.restarted = restarted
-            try:
-                revision = await self._records.write(self.call.id, value, held.expect)
-            except Conflict:
-                raise Stale from None
-            self.held = replace(held, record=value, revision=revision)
-
-    async def _commit(self, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None) -> Fault | None:
-        async with self._writing:
-            return await self._decide(speaker, self.held or held, answer, fault)
-
-    async def _decide(self, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None) -> Fault | None:
+    async def _commit(
+        self, speaker: Speaker, claim: Claimed, answer: Message | None, fault: Fault | None
+    ) -> Fault | None:
         if fault is not None and not speaker.broken:
             try:
                 await speaker.flush()  # never lose what was already produced
@@ -387,30 +368,37 @@ class JobRun:
         elif answer is not None:
             end.answer = answer.SerializeToString()
         if isinstance(fault, GaveUp | Internal):
-            await self._station.dead_letters.put(self._delivery, self._envelope, held.record, fault)
-        value = record.decided(held.record, self._message.digest, end, self.call.follow_up)
+            await self._station.dead_letters.put(self._delivery, self._envelope, claim.record, fault)
         try:
             try:
-                revision = await self._records.write(self.call.id, value, held.expect)
+                entry = await claim.decide(end, self.call.follow_up)
             except PayloadTooLarge as e:
                 # Running it again would make the same answer, and the same bill. What was shown stays shown.
                 fault = TooLarge("The answer with its turn of the session", "回答及其会话记录", e.size, e.limit)
                 end = bus_pb2.End(status=fault.status, count=speaker.next, trailers=self.call.trailers)
-                value = record.decided(held.record, self._message.digest, end)
-                revision = await self._records.write(self.call.id, value, held.expect)
+                entry = await claim.decide(end)
         except Conflict:
-            self.held = None
-            entry = await self._records.read(self.call.id, newest=True)
-            if entry is None or not entry.done:
-                raise Stale from None
-            await self._finish(entry, self._left(entry))
+            await self._find_decided()
             return fault
-        self.held = None
+        self._claim = None
         if not speaker.broken:
             await speaker.end(end)
-        await self._follow_up(value.follow_up, revision)
+        await self._follow_up(entry.record.follow_up, entry.revision)
         self._delivery.ack()
         return fault
+
+    async def _find_decided(self) -> None:
+        """The claim does not hold any more: finish the call if it is decided.
+
+        Raises:
+            Stale: another worker has it.
+        """
+        self._claim = None
+        entry = await self._records.read(self.call.id, newest=True)
+        if entry is None or not entry.done:
+            raise Stale from None
+        # The bridge that decided the call does not know what the handler had to leave.
+        await self._finish(entry, self._left(entry))
 
     def _left(self, entry: Entry) -> bytes:
         """What this run's handler left, if the call was decided while it was this run's: nobody was shown what others said."""

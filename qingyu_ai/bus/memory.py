@@ -174,10 +174,13 @@ class MemoryBus:
         self._broker.interests.add(interest)
         return interest
 
-    async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
+    async def follow(
+        self, stream: str, subject: str, handler: OnFrame, on_stream: Callable[[str], None], *, from_start: bool
+    ) -> Subscription:
         """See `transport.Bus.follow`."""
         source = self._broker.streams[stream]
-        follower = Follower(source, subject, handler, self._broker)
+        on_stream(source.generation)
+        follower = Follower(source, subject, handler, self._broker, on_stream)
         source.followers.add(follower)
         if from_start:
             for message in source.messages.values():

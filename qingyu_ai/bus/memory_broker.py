@@ -120,6 +120,7 @@ class Follower:
     pattern: str
     handler: OnFrame
     broker: Broker
+    on_stream: Callable[[str], None]
 
     def offer(self, message: StoredMessage) -> None:
         if matches(self.pattern, message.subject):
@@ -243,6 +244,7 @@ class Broker:
         new = self.streams[stream] = Stream(old.plan, old.subjects)
         for follower in old.followers:
             follower.stream = new
+            self.soon(follower.on_stream, new.generation)
         new.followers, old.followers = old.followers, set()
 
     def stream_of(self, subject: str) -> Stream | None:

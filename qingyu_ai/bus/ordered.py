@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import nats.errors
@@ -42,12 +43,21 @@ INACTIVE = 60.0
 class OrderedReader:
     """See `transport.Bus.follow`. One instance is one reader; `stop` ends it."""
 
-    def __init__(self, bus: NatsBus, js: JetStreamContext, stream: str, subject: str, handler: OnFrame) -> None:
+    def __init__(
+        self,
+        bus: NatsBus,
+        js: JetStreamContext,
+        stream: str,
+        subject: str,
+        handler: OnFrame,
+        on_stream: Callable[[str], None],
+    ) -> None:
         self._bus = bus
         self._js = js
         self._stream = stream
         self._subject = subject
         self._handler = handler
+        self._on_stream = on_stream
         self._incarnation = 0
         self._deliver = ""
         self._consumer = ""
@@ -70,6 +80,7 @@ class OrderedReader:
             TransportError, nats.errors.Error: the stream is not there, or the broker does not answer.
         """
         self._generation = await self._bus.generation(self._stream)
+        self._on_stream(self._generation)
         await self._consume(DeliverPolicy.ALL if from_start else DeliverPolicy.NEW)
         self._watch = asyncio.get_running_loop().create_task(self._keep())
 
@@ -173,6 +184,7 @@ class OrderedReader:
                         if generation != self._generation:
                             # Another stream under the same name: its sequences start anew.
                             self._generation, self._stream_seq = generation, 0
+                            self._on_stream(generation)
                         await self._consume(DeliverPolicy.BY_START_SEQUENCE, self._stream_seq + 1)
                     log.info("log_reader_mended", subject=self._subject, why=why, after=self._stream_seq)
                     return

@@ -44,6 +44,8 @@ class Readers:
         self._beaten = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: Subscription | None = None
+        self._log = ""
+        """Which log there is, as far as the consumer of this bridge knows."""
         self._clock: asyncio.Task[None] | None = None
         self.apart = 0
         """Readers with a consumer of their own."""
@@ -82,7 +84,7 @@ class Readers:
             TransportError: the log is missing, or the broker does not answer.
         """
         subject = subjects.logs_of_bridge(self._token)
-        self._follower = await self._bus.follow(topology.LOG, subject, self._on_frame, from_start=False)
+        self._follower = await self._bus.follow(topology.LOG, subject, self._on_frame, self._on_log, from_start=False)
         await self.withdrawals.start()
         await self.gauge.start()
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
@@ -100,7 +102,7 @@ class Readers:
 
     def register(self, reading: Reading) -> Reading:
         """Read a call from now on."""
-        reading.log = self.gauge.generations.get(topology.LOG, "")
+        reading.reads(self._log)
         self._open.setdefault(reading.call, set()).add(reading)
         self._began[reading] = reading.began
         return reading
@@ -132,7 +134,11 @@ class Readers:
         reading.inbox = subjects.logs_of_call(reading.call)
         try:
             follower = await self._bus.follow(
-                topology.LOG, reading.inbox, lambda _, sequence, data: reading.on_frame(sequence, data), from_start=True
+                topology.LOG,
+                reading.inbox,
+                lambda _, sequence, data: reading.on_frame(sequence, data),
+                reading.reads,
+                from_start=True,
             )
         except BaseException as e:
             self.apart -= 1
@@ -160,6 +166,12 @@ class Readers:
         for reading in readings:
             if not reading.apart:
                 reading.on_frame(sequence, data)
+
+    def _on_log(self, log_name: str) -> None:
+        self._log = log_name
+        for reading in self._began:
+            if not reading.apart:
+                reading.reads(log_name)
 
     def credit(self, reading: Reading) -> None:
         """Let the worker go on, before it runs out of what it was granted."""

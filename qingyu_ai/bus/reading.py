@@ -38,6 +38,7 @@ class Reading:
         digest: of the request, to be compared with the record's.
         request_id: for errors that name it.
         reopened: the revision of the call's decision that was reopened last.
+        silent: only the end is wanted: it has all of the answer, and what is said before are notes for another worker.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Reading:
         digest: bytes = b"",
         request_id: str = "",
         reopened: int = 0,
+        *,
+        silent: bool = False,
     ) -> None:
         self._bus = bus
         self.call = call
@@ -59,8 +62,7 @@ class Reading:
         self._at = Position(reopened=reopened)
         self._held: deque[Chunk] = deque()
         self._held_bytes = 0
-        self._silent = False
-        """Only the end is wanted: what is said before it are notes for another worker."""
+        self._silent = silent
         self._waiter: asyncio.Future[None] | None = None
         self._fault: Fault | None = None
         self.end: bus_pb2.End | None = None
@@ -85,8 +87,10 @@ class Reading:
         """The stream in which the call's job waits until it is claimed; empty: it is known to be claimed."""
         self.stores = False
         """Its own request stored the job."""
-        self.log = ""
-        """Which log there was when it began to read; empty: not known."""
+        self._log = ""
+        """The log that its text is in; empty: not known yet."""
+        self._there = ""
+        """The log that is there now."""
         self.began = time.time()
 
     def __repr__(self) -> str:
@@ -97,6 +101,38 @@ class Reading:
     def over(self) -> bool:
         """Whether nothing more will come."""
         return self.end is not None or self._fault is not None
+
+    @property
+    def astray(self) -> bool:
+        """Whether the log was lost and made anew. What is said in the new one is not taken before the record has been asked
+        whose word counts there: its fences are gone with the old one.
+        """
+        return self._log != self._there and not self._silent
+
+    def is_there(self, log: str) -> bool:
+        """Whether this is the log that is there now."""
+        return log == self._there
+
+    def expect(self, log: str) -> None:
+        """Its call speaks in this log, as its record says. To be said before the reader is told which log is there."""
+        self._log = log
+
+    def reads(self, log: str) -> None:
+        """This is the log that is there."""
+        self._there = log
+        if not self._log:
+            self._log = log
+        elif self.astray:
+            self._live_sequence = 0
+            self._ask_record()
+
+    def settle(self) -> None:
+        """What the log that is there now says of the call goes on where this reader stands."""
+        self._log = self._there
+        if not self._at.next:
+            self._at = Position(reopened=self._at.reopened)
+        self._behind, self._mended = 1, False
+        self._wake()
 
     @property
     def heard_anything(self) -> bool:
@@ -116,7 +152,9 @@ class Reading:
     def on_frame(self, sequence: int, data: bytes) -> None:
         """Take a frame from the log, as the bridge's consumer delivers it."""
         self._live_sequence = sequence
-        if self._behind:
+        if self.astray:
+            self._ask_record()
+        elif self._behind:
             self.heard = time.monotonic()
         elif self.end is None and self._fault is None:
             self._take(bus_pb2.Frame.FromString(data), sequence)
@@ -128,6 +166,9 @@ class Reading:
         if frame.HasField("elsewhere"):
             self._ask_record()
             return
+        if self._silent:
+            self._take_end(frame)
+            return
         self._at, verdict = fold(self._at, frame)
         if verdict is Verdict.IGNORE:
             return
@@ -135,8 +176,6 @@ class Reading:
         if frame.worker:
             self.worker = frame.worker
         if verdict is Verdict.SHOW:
-            if self._silent:
-                return
             spans = frame.data.span or [1] * len(frame.data.chunk)
             self._held.extend(zip(frame.data.chunk, spans, strict=True))
             self._held_bytes += sum(map(len, frame.data.chunk))
@@ -150,6 +189,16 @@ class Reading:
             self._mend("frames are missing")
         elif verdict is Verdict.LOST:
             self.fail(Lost("the log and what was shown differ"))
+
+    def _take_end(self, frame: bus_pb2.Frame) -> None:
+        """An end is said after the commit, so it counts wherever it comes from, unless the call was reopened after it."""
+        if frame.epoch < self._at.epoch:
+            return
+        self._at = Position(frame.epoch, reopened=self._at.reopened)
+        self.heard = time.monotonic()
+        if frame.HasField("end") and not (frame.end.status and frame.epoch <= self._at.reopened):
+            self.end = frame.end
+            self._wake()
 
     def _ask_record(self) -> None:
         """Have the next look at the clock take this call for silent."""
@@ -172,6 +221,14 @@ class Reading:
         self._seeks_end = True
         if self.end is None and not self._behind:
             self._mend("the end is missing")
+
+    def ends_with(self, end: bus_pb2.End) -> None:
+        """The end is known from the record. What is left of the log comes before it."""
+        if self._behind and not self.astray:
+            self._decided = end
+            self._wake()
+        else:
+            self.finish(end)
 
     def finish(self, end: bus_pb2.End) -> None:
         """The end is known from the record."""
@@ -226,7 +283,6 @@ class Reading:
         Raises:
             Fault: the log is broken.
         """
-        self._silent = True
         while self.end is None:
             await self.take()
         return self.end
@@ -239,6 +295,9 @@ class Reading:
                 stored = await self._next(sequence)
             except TransportError as e:
                 self.fail(BusDown.of(e))
+                return
+            if self.astray:
+                self._behind = 0
                 return
             if stored is None and self._decided is not None:
                 self._behind = 0

@@ -109,6 +109,25 @@ def deaths(held: bus_pb2.Record) -> int:
     return held.deaths + 1 if held.alone else max(held.deaths, min(held.deaths + 1, SUSPECT_DEATHS))
 
 
+def rest_seconds(held: bus_pb2.Record, first: float) -> float:
+    """How long a suspect is to rest before it is run again: a storm that kills workers passes, and a poison job does not.
+
+    Args:
+        first: after the first worker that was lost while it was alone; doubled with each further one.
+    """
+    lost_alone = deaths(held) - SUSPECT_DEATHS
+    if lost_alone <= 0:
+        return 0.0
+    return held.at_ms / 1000 + first * 2.0 ** (lost_alone - 1) - time.time()
+
+
+def epoch_of(entry: Entry) -> int:
+    """The epoch of the claim that a record is of; 0: of none, or it is not known."""
+    if entry.record.epoch or entry.record.state != RUN:
+        return entry.record.epoch
+    return entry.revision
+
+
 def suspect(held: bus_pb2.Record) -> bool:
     """Whether whoever takes this job over must run it alone."""
     return deaths(held) >= SUSPECT_DEATHS
@@ -194,20 +213,34 @@ def running(
     return value
 
 
-def given_back(held: bus_pb2.Record) -> bus_pb2.Record:
-    """The record of a claim whose worker stops in good order."""
+def noted(held: bus_pb2.Record, epoch: int, **changes: object) -> bus_pb2.Record:
+    """The record of a claim of which something has become known.
+
+    Args:
+        epoch: of the claim.
+        changes: fields of the record.
+    """
     record = bus_pb2.Record()
     record.CopyFrom(held)
-    record.given_back = True
+    record.epoch = epoch
+    for field, value in changes.items():
+        setattr(record, field, value)
     return record
 
 
-def decided(before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, follow_up: bytes = b"") -> bus_pb2.Record:
-    """The record of a decided call. What the claim wrote is kept, so that the story can be told later."""
+def decided(
+    before: bus_pb2.Record | None, digest: bytes, end: bus_pb2.End, follow_up: bytes = b"", *, epoch: int = 0
+) -> bus_pb2.Record:
+    """The record of a decided call. What the claim wrote is kept, so that the story can be told later.
+
+    Args:
+        epoch: of the claim whose worker decides; 0: somebody else does.
+    """
     record = bus_pb2.Record()
     if before is not None:
         record.CopyFrom(before)
     record.state = DONE
+    record.epoch = epoch
     record.digest = digest
     record.at_ms = now_ms()
     record.end.CopyFrom(end)
@@ -227,6 +260,7 @@ def reopened(entry: Entry) -> bus_pb2.Record:
     record.reopenings += 1
     record.said = entry.record.end.count
     record.at_ms = now_ms()
+    record.epoch = 0
     record.given_back = record.alone = False
     record.ClearField("end")
     record.follow_up = b""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record
 from .errors import BusDown, Lost, SameIdOtherBody, TransportError
 from .gauge import Gauge
 from .reading import Reading
+from .record import Entry
 from .records import Records
 from .transport import Bus
 
@@ -54,15 +54,19 @@ class Silence:
         held = entry.record if entry is not None else None
         queue = self._gauge.generations.get(reading.queue, "")
         if entry is None or held is None or held.state == record.REOPENED:
+            if reading.astray and entry is None:
+                reading.settle()  # nobody has begun, so nobody who was replaced can speak there
             await self._judge_queue(reading)
         elif record.other_body(held, reading.digest):
             reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
+        elif reading.astray:
+            self._judge_astray(reading, entry)
         elif not (reading.apart or reading.heard_anything) and (not entry.done or held.end.count):
             # Its worker speaks, or spoke, into the log of another request with the same id.
             reading.heard = now
             await self._read_apart(reading)
         elif entry.done:
-            self._end_from_record(reading, held)
+            self._end_from_record(reading, entry)
         elif record.other_queue(held, queue):
             # Its job is lost with its queue, and its worker is silent: nobody will go on, unless it is asked for again.
             lost = Lost("its log and its job are gone") if reading.position.next else BusDown("it lost the job")
@@ -85,14 +89,25 @@ class Silence:
         if queue.created_unix > reading.began:
             reading.fail(BusDown("it lost the job"))
 
+    def _judge_astray(self, reading: Reading, entry: Entry) -> None:
+        """The log was made anew. Does what is said there go on with what this reader has?"""
+        held, at = entry.record, reading.position
+        if record.epoch_of(entry) == at.epoch if at.next else reading.is_there(held.log):
+            # Nobody has claimed the call since; or nothing was shown, and the call was claimed in the new log.
+            reading.settle()
+        elif entry.done and (held.end.status or not held.end.count):
+            reading.finish(held.end)
+        elif at.next or entry.done:
+            reading.fail(Lost("its log is lost"))
+        else:
+            reading.heard = time.monotonic() - self._settings.lease_seconds / 2  # a claim in the new log may come
+
     @staticmethod
-    def _end_from_record(reading: Reading, held: bus_pb2.Record) -> None:
-        end, shown = held.end, reading.position.next
+    def _end_from_record(reading: Reading, entry: Entry) -> None:
+        end, at = entry.record.end, reading.position
         if end.HasField("answer") or end.status:
-            reading.finish(end)
-        elif shown and held.log and reading.log and held.log != reading.log:
-            reading.fail(Lost("it was begun anew in another log"))  # as many deltas, perhaps, but others
-        elif end.count == shown:
+            reading.ends_with(end)
+        elif end.count == at.next and record.epoch_of(entry) in (0, at.epoch):
             reading.finish(end)
         else:
-            reading.look_again()
+            reading.look_again()  # as many deltas, perhaps, but of a claim that this reader has not heard

@@ -192,8 +192,15 @@ class Bus(Protocol):
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """Hear what is published on a subject; one member of a queue group hears each message."""
 
-    async def follow(self, stream: str, subject: str, handler: OnFrame, *, from_start: bool) -> Subscription:
-        """Read a stream in its order, without a gap, across reconnections, from its start or from now."""
+    async def follow(
+        self, stream: str, subject: str, handler: OnFrame, on_stream: Callable[[str], None], *, from_start: bool
+    ) -> Subscription:
+        """Read a stream in its order, without a gap, across reconnections, from its start or from now.
+
+        Args:
+            on_stream: told the stream's generation before its first message comes: at once, and again when the stream was lost
+                and made anew. From a new one all messages come.
+        """
 
     async def pull(self, queue: Queue, free: Callable[[], int], handler: Callable[[Delivery], None]) -> Puller:
         """Hold a standing request for jobs, never for more than `free()` slots."""

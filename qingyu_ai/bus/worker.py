@@ -7,10 +7,9 @@ what does not fit, drops what nobody waits for any more, keeps the time of frame
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
@@ -22,17 +21,14 @@ from qingyu_ai.routes import Job, Route, Rpc, StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
-from . import record, subjects, topology
-from .claiming import Stale
-from .dead import DeadLetters
+from . import subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
 from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
-from .job import JobRun, Station
-from .records import Records
+from .jobs import Jobs
 from .speaker import MAX_CHUNK
-from .transport import Bus, Delivery, Headers, Puller, Subscription
+from .transport import Bus, Headers, Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +37,6 @@ Rep = TypeVar("Rep", bound=Message)
 
 TICK = 0.25
 """Seconds between looks at the clock."""
-
-MAX_ATTEMPTS_UNREADABLE = 5
-"""Deliveries after which a job with unreadable headers is given up."""
-
-LOOK_SECONDS = 1.0
-"""Between two looks at which log and which queue there are."""
-
-OCCUPIED_SECONDS = 0.25
-"""Until a job is delivered again that came to a worker which runs another one alone."""
 
 
 class Worker:
@@ -72,31 +59,12 @@ class Worker:
         self._slots = slots
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
-        self._records = Records(bus, settings)
-        self.dead_letters = DeadLetters(bus, self._records, settings)
-        self._station = Station(bus, self._records, self.dead_letters, self.token, settings)
-        self._runs: set[JobRun] = set()
-        self._claimed: dict[str, JobRun] = {}
-        """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
+        self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished)
         self._rpcs: dict[str, asyncio.Task[None]] = {}
         self._asked: set[asyncio.Task[None]] = set()
-        self._jobs: set[asyncio.Task[None]] = set()
-        # Counted apart: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
-        self._checks: set[asyncio.Task[None]] = set()
+        # Counted apart from jobs: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
         self._interests: list[Subscription] = []
-        self._puller: Puller | None = None
         self._clock: asyncio.Task[None] | None = None
-        self._log_name = self._queue_name = ""
-        self._looked_at = 0
-        """The connection over which these were learnt."""
-        self._suspects: set[JobRun] = set()
-        """Jobs that run alone here, or wait to. While there are any, no other is taken."""
-        self._waiting: list[JobRun] = []
-        """Of these: those that wait, in order."""
-        self._alone: JobRun | None = None
-        """The one that runs, and whose record says that it is alone."""
-        self._room = asyncio.Condition()
-        """Told whenever a job is over."""
         self.identity = Identity(
             kind,
             self.token,
@@ -118,23 +86,16 @@ class Worker:
         return self._slots
 
     @property
-    def suspects(self) -> int:
-        """Jobs that run alone here, or wait to."""
-        return len(self._suspects)
-
-    @property
-    def waiting_deltas(self) -> int:
-        """Deltas that wait for the log, over all calls."""
-        return sum(run.speaker.waiting for run in self._runs if run.speaker is not None)
-
-    @property
     def running(self) -> int:
         """Calls that run now."""
-        return len(self._asked) + len(self._jobs)
+        return len(self._asked) + len(self.jobs)
 
     def observe(self, on_finished: Callable[[str, float], None]) -> None:
         """Have (method, seconds) of each finished call reported, for metrics."""
         self._on_finished = on_finished
+
+    def _finished(self, method: str, seconds: float) -> None:
+        self._on_finished(method, seconds)
 
     # Registration: the kind of row decides the handler's type.
 
@@ -212,28 +173,9 @@ class Worker:
                 self._interests.append(await self._bus.subscribe(interest, self._on_rpc, queue=self.kind))
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
-            await self.look_around()
-            self._bus.on_reconnect(self._return)
-            self._puller = await self._bus.pull(topology.QUEUES[self.kind], self._free, self._on_job)
+            await self.jobs.start()
         await self._announcement.start()
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
-
-    async def look_around(self) -> None:
-        """Learn which log and which queue there are; to be done again after a reconnection, which may find new ones."""
-        connection = self._bus.connections
-        self._log_name = await self._bus.generation(topology.LOG)
-        self._queue_name = await self._bus.generation(topology.QUEUES[self.kind].stream)
-        self._looked_at = connection
-
-    async def _return(self) -> None:
-        """There is a new connection. What ran meanwhile may have been given to somebody else."""
-        await self.look_around()
-        await self.check_claims()
-
-    async def check_claims(self) -> None:
-        """Stop what is no longer ours. To be done after a time in which we may have been taken for dead."""
-        for run in list(self._runs):
-            await self._check(run)
 
     async def drain(self, seconds: float) -> None:
         """Take no new call, let those that run finish, then give back what is left.
@@ -244,14 +186,13 @@ class Worker:
         self.draining = True
         log.info("worker_drains", worker=self.kind, running=self.running, seconds=seconds)
         await self._announcement.stop()
-        if self._puller is not None:
-            await self._puller.stop()
+        await self.jobs.stop()
         cancel, credit, *rpcs = self._interests
         for interest in rpcs:
             await interest.stop()
-        if self._asked or self._jobs:
-            await asyncio.wait(self._asked | self._jobs, timeout=seconds)
-        left = self._asked | self._jobs
+        if self.running:
+            await asyncio.wait(self._asked | self.jobs.tasks, timeout=seconds)
+        left = self._asked | self.jobs.tasks
         for task in left:
             task.cancel()
         if left:
@@ -263,181 +204,23 @@ class Worker:
             self._clock.cancel()
         log.info("worker_stopped", worker=self.kind, id=self.token)
 
-    def _free(self) -> int:
-        return 0 if self.draining or self._suspects else self._slots - len(self._jobs)
-
-    def _start(self, work: Any, method: str, among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-        began = time.monotonic()
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        among.add(task)
-
-        def finished(task: asyncio.Task[None]) -> None:
-            among.discard(task)
-            self._on_finished(method, time.monotonic() - began)
-            if self._suspects:
-                self._keep(self._tell_room())
-            if self._puller is not None:
-                self._puller.renew()
-
-        task.add_done_callback(finished)
-        return task
-
     async def _keep_time(self) -> None:
-        held = last = looked = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            now, before = time.monotonic(), last
-            last = now
-            if now - before > self._settings.ack_wait_seconds - self._settings.in_progress_seconds:
-                # The process was frozen for so long that its jobs may be elsewhere. Their models must not go on.
-                log.warning("worker_was_frozen", worker=self.kind, seconds=round(now - before, 1))
-                self._keep(self.check_claims())
-            if self._puller is not None and now - looked >= LOOK_SECONDS and self._bus.connected:
-                looked = now
-                self._keep(self._look_again())
-            for run in list(self._runs):
-                run.tick(now)
-            if now - held >= self._settings.in_progress_seconds:
-                held = now
-                for run in self._runs:
-                    run.in_progress()
-
-    # Jobs.
-
-    def _on_job(self, delivery: Delivery) -> None:
-        served = self._find(delivery.subject)
-        try:
-            if served is None:
-                raise Invalid(("subject", f"no row of this worker: {delivery.subject}"))
-            envelope = Envelope.from_headers(delivery.headers)
-            if not (
-                subjects.CALL_ID.fullmatch(envelope.call) and subjects.is_log(envelope.inbox, self.kind, envelope.call)
-            ):
-                raise Invalid(("headers", "call id or inbox malformed"))
-            for held in self._runs:
-                if held.call.id == envelope.call and held.adopt(delivery):
-                    self._keep(self._check(held))
-                    return
-            run = JobRun(
-                self._station, served, delivery, envelope, self._log_name, self._queue_name, self._wait_until_alone
-            )
-        except (Fault, ValueError) as e:
-            # Perhaps a worker of another release can read it.
-            log.warning("job_unreadable", subject=delivery.subject, error=str(e), delivery=delivery.delivery)
-            if delivery.delivery < MAX_ATTEMPTS_UNREADABLE:
-                delivery.nak(1.0)
-            else:
-                self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
-            return
-        if self._suspects or self._looked_at != self._bus.connections:
-            # It was on its way when a suspect came; or we do not know yet which queue it is in.
-            delivery.nak(OCCUPIED_SECONDS)
-            return
-        self._start(self._run_job(run), served.route.method, self._jobs)
-
-    async def _wait_until_alone(self, run: JobRun) -> bool:
-        """A job over which workers were lost runs when nothing else does, so that it ends nobody but itself.
-
-        It waits for a lease at most: what runs here may itself wait for this job, for its turn in a session.
-
-        Returns:
-            Whether it is alone.
-        """
-        self._suspects.add(run)
-        self._waiting.append(run)
-        await self._tell_room()
-        log.warning("suspect_waits", call=run.call.id, running=len(self._jobs) - 1)
-        try:
-            async with asyncio.timeout(self._settings.lease_seconds), self._room:
-                # What waits behind it has not begun; everything else runs to its end.
-                await self._room.wait_for(lambda: self._waiting[0] is run and len(self._jobs) == len(self._waiting))
-            self._alone = run
-            return True
-        except TimeoutError:
-            if self._alone is not None:
-                with contextlib.suppress(Stale):
-                    await self._alone.note_in_record(alone=False)  # from now on it is not
-                self._alone = None
-            return False
-        finally:
-            self._waiting.remove(run)
-
-    async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
-        """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
-        decided = True
-        call = (delivery.headers or {}).get(wire.CALL, "")
-        if subjects.CALL_ID.fullmatch(call):
-            end = bus_pb2.End(status=fault.status)
             try:
-                digest = bytes.fromhex((delivery.headers or {}).get(wire.DIGEST, ""))
-                entry = await self._records.read(call, newest=True)
-                if entry is None or not entry.done:
-                    value = record.decided(entry.record if entry else None, digest, end)
-                    await self._records.write(call, value, entry.revision if entry else 0)
-            except (TransportError, ValueError) as e:
-                log.warning("job_not_decided", call=call, error=str(e))
-                decided = False
-        if decided:
-            delivery.term()
-        else:
-            delivery.nak(1.0)
-
-    async def _run_job(self, run: JobRun) -> None:
-        self._runs.add(run)
-        run.on_claim = lambda: self._on_claim(run)
-        try:
-            await run.run()
-        finally:
-            self._runs.discard(run)
-            if self._claimed.get(run.call.id) is run:
-                del self._claimed[run.call.id]
-            self._suspects.discard(run)
-            if self._alone is run:
-                self._alone = None
-
-    def _on_claim(self, run: JobRun) -> None:
-        before = self._claimed.get(run.call.id)
-        if before is not None:
-            self._keep(self._check(before))  # its model must not go on
-        self._claimed[run.call.id] = run
+                self.jobs.tick(time.monotonic())
+            except Exception:
+                log.exception("tick_failed")
 
     def _on_credit(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        for grant in bus_pb2.Credit.FromString(data).grants:
-            run = self._claimed.get(grant.call)
-            if run is not None and run.speaker is not None:
-                run.speaker.grant(grant.up_to)
+        self.jobs.grant(bus_pb2.Credit.FromString(data))
 
     def _on_cancel(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         call = subject.rpartition(".")[2]
         rpc = self._rpcs.get(call)
         if rpc is not None:
             rpc.cancel()
-        run = self._claimed.get(call)
-        if run is not None:
-            self._keep(self._check(run))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._checks.add(task)
-        task.add_done_callback(self._checks.discard)
-
-    async def _look_again(self) -> None:
-        """A stream may be lost and made anew also without a reconnection: its server is perhaps not ours."""
-        try:
-            await self.look_around()
-        except TransportError as e:
-            log.debug("streams_not_seen", error=str(e))
-
-    async def _tell_room(self) -> None:
-        async with self._room:
-            self._room.notify_all()
-
-    @staticmethod
-    async def _check(run: JobRun) -> None:
-        try:
-            await run.check()
-        except TransportError as e:
-            log.warning("claim_not_checked", call=run.call.id, error=str(e))  # a cancel is said again on the next beat
+        self.jobs.cancel(call)
 
     # Rpc.
 
@@ -459,7 +242,9 @@ class Worker:
         if envelope.deadline.passed:
             log.info("rpc_expired", call=envelope.call, method=served.route.method)
             return
-        task = self._start(self._run_rpc(served, envelope, reply, data), served.route.method, self._asked)
+        task = asyncio.get_running_loop().create_task(self._run_rpc(served, envelope, reply, data))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
         self._rpcs[envelope.call] = task
 
     async def _run_rpc(self, served: Served, envelope: Envelope, reply: str, data: bytes) -> None:
@@ -482,7 +267,9 @@ class Worker:
             error = e.message
         finally:
             self._rpcs.pop(envelope.call, None)
-            served.counts.add(time.monotonic() - began, error)
+            seconds = time.monotonic() - began
+            served.counts.add(seconds, error)
+            self._finished(served.route.method, seconds)
 
     async def _answer(self, served: Served, envelope: Envelope, data: bytes) -> bytes:
         try:

@@ -289,6 +289,7 @@ class Record(_message.Message):
     INBOX_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
     SAID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -321,6 +322,8 @@ class Record(_message.Message):
     """Nothing else runs at the worker of this claim: if it is lost, it is lost over this job."""
     said: _builtins.int
     """Deltas that had been said when the call was reopened last."""
+    epoch: _builtins.int
+    """The epoch of the claim that this is written for. Not set in a claim itself: there the revision is the epoch."""
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
@@ -350,10 +353,11 @@ class Record(_message.Message):
         inbox: _builtins.str = ...,
         alone: _builtins.bool = ...,
         said: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "epoch", b"epoch", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,7 +131,7 @@ async def test_letter_without_room_is_counted_and_its_caller_is_told_all_the_sam
     await fill(bridge, subjects.dead("chat", "*", 0), 10)
     refusal = await bridge.refused(routes.CHAT, chat("长" * 30_000))
     assert refusal.code is grpc.StatusCode.INTERNAL
-    assert (worker.dead_letters.stored, worker.dead_letters.lost) == (0, 1)
+    assert (worker.jobs.dead_letters.stored, worker.jobs.dead_letters.lost) == (0, 1)
 
 
 async def test_what_is_held_for_slow_callers_is_shown(bridge: Bridge) -> None:

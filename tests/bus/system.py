@@ -149,8 +149,7 @@ async def vanish(worker: Worker) -> None:
     """As a kill does: no acknowledgement, no sign of life, no farewell. What its handlers still say is said."""
     assert worker._clock is not None
     worker._clock.cancel()
-    assert worker._puller is not None
-    await worker._puller.stop()
+    await worker.jobs.stop()
 
 
 async def echo(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:

@@ -811,7 +811,7 @@ async def test_job_that_no_worker_can_read_is_decided_in_the_end(system: System)
     from qingyu_ai import routes
     from qingyu_ai.bus import headers as wire
     from qingyu_ai.bus import record
-    from qingyu_ai.bus.worker import MAX_ATTEMPTS_UNREADABLE
+    from qingyu_ai.bus.jobs import MAX_ATTEMPTS_UNREADABLE
 
     worker = await system.worker(chat=echo)
     envelope = system.envelope(routes.CHAT, b"")
@@ -828,7 +828,7 @@ async def test_job_that_no_worker_can_read_is_decided_in_the_end(system: System)
             self.ended = "term"
 
     delivery = Last()
-    worker._on_job(delivery)  # type: ignore[arg-type]
+    worker.jobs.on_job(delivery)  # type: ignore[arg-type]
     await eventually(lambda: delivery.ended == "term")
     entry = await Records(bus, system.settings).read(envelope.call)
     assert entry is not None

@@ -119,9 +119,12 @@ async def test_nothing_is_sent_later_that_was_published_while_there_was_no_conne
 @of_one_server("what is in memory goes with it")
 async def test_readers_and_pulls_survive_a_restart_of_the_server(own_process: NatsProcess) -> None:
     bus = await connect(own_process)
+    streams: list[str] = []
     frames: list[bytes] = []
     jobs: list[Delivery] = []
-    reader = await bus.follow(topology.LOG, "ai.stream.>", lambda s, n, data: frames.append(data), from_start=False)
+    reader = await bus.follow(
+        topology.LOG, "ai.stream.>", lambda s, n, data: frames.append(data), streams.append, from_start=False
+    )
     puller = await bus.pull(topology.QUEUES["agent"], lambda: 8 - len(jobs), jobs.append)
     await bus.store("ai.stream.chat.b.c", b"before", timeout=2)
     await eventually(lambda: frames == [b"before"])
@@ -147,8 +150,11 @@ async def test_readers_and_pulls_survive_a_restart_of_the_server(own_process: Na
 async def test_reader_whose_consumer_is_deleted_goes_on_without_a_gap(nats_process: AnyNats) -> None:
     await clean(nats_process, FAST)
     bus = await connect(nats_process)
+    streams: list[str] = []
     frames: list[bytes] = []
-    reader = await bus.follow(topology.LOG, "ai.stream.>", lambda s, n, data: frames.append(data), from_start=False)
+    reader = await bus.follow(
+        topology.LOG, "ai.stream.>", lambda s, n, data: frames.append(data), streams.append, from_start=False
+    )
     for i in range(5):
         await bus.store("ai.stream.chat.b.c", b"%d" % i, timeout=2)
     await eventually(lambda: len(frames) == 5)

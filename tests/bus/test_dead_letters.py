@@ -18,7 +18,9 @@ from tests.bus.conftest import FAST
 from tests.bus.system import System, echo, spell, vanish
 from tests.waiting import eventually
 
-SHORT = FAST.model_copy(update={"ack_wait_seconds": 0.5, "in_progress_seconds": 0.1, "attempts": 3})
+SHORT = FAST.model_copy(
+    update={"ack_wait_seconds": 0.5, "in_progress_seconds": 0.1, "attempts": 3, "suspect_seconds": 0.1}
+)
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ async def test_suspect_runs_alone_and_its_neighbours_are_not_put_aside(system: S
     assert beside[-1] == 0
     _, letters = await letters_of(system)
     assert [letter.call for letter in letters] == [poison.call]
-    await eventually(lambda: not current[-1]._suspects)
+    await eventually(lambda: not len(current[-1].jobs.suspects))
 
 
 async def test_two_suspects_wait_for_each_other_and_are_put_aside_both(system: System) -> None:

@@ -13,7 +13,7 @@ from qingyu_ai.bus.record import (
     Entry,
     JobMessage,
     decided,
-    given_back,
+    noted,
     reopened,
     running,
     suspect,
@@ -92,7 +92,7 @@ def lost(times: int, *, give_back: bool = False, alone: bool = True) -> Entry:
     """The record of a job over which so many workers were lost, one after the other."""
     value = running(FIRST, "w1")
     for delivery in range(2, times + 1):
-        before = given_back(value) if give_back else value
+        before = noted(value, 7, given_back=True) if give_back else value
         value = running(JobMessage(40, delivery, DIGEST, "g1"), f"w{delivery}", before, alone=alone and delivery > 2)
     return Entry(7, value)
 

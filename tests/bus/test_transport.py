@@ -155,23 +155,32 @@ async def test_reader_follows_from_now_or_from_the_start_in_order(connect: Conne
     bus, reader = await connect(), await connect()
     for i in range(20):
         await bus.store(LOG, b"%d" % i, timeout=2)
+    streams: list[str] = []
     all_of_it: list[bytes] = []
     new: list[bytes] = []
-    whole = await reader.follow(topology.LOG, LOG, lambda s, n, data: all_of_it.append(data), from_start=True)
-    tail = await reader.follow(topology.LOG, "ai.stream.*.b1.>", lambda s, n, data: new.append(data), from_start=False)
+    whole = await reader.follow(
+        topology.LOG, LOG, lambda s, n, data: all_of_it.append(data), streams.append, from_start=True
+    )
+    tail = await reader.follow(
+        topology.LOG, "ai.stream.*.b1.>", lambda s, n, d: new.append(d), streams.append, from_start=False
+    )
     for i in range(20, 40):
         await bus.store(LOG, b"%d" % i, timeout=2)
     await eventually(lambda: len(all_of_it) == 40 and len(new) == 20)
     assert all_of_it == [b"%d" % i for i in range(40)]
     assert new == [b"%d" % i for i in range(20, 40)]
+    assert streams == [await bus.generation(topology.LOG)] * 2
     await whole.stop()
     await tail.stop()
 
 
 async def test_readers_do_not_hear_other_bridges(connect: Connect) -> None:
     bus, reader = await connect(), await connect()
+    streams: list[str] = []
     heard: list[bytes] = []
-    await reader.follow(topology.LOG, "ai.stream.*.b1.>", lambda s, n, data: heard.append(data), from_start=False)
+    await reader.follow(
+        topology.LOG, "ai.stream.*.b1.>", lambda s, n, data: heard.append(data), streams.append, from_start=False
+    )
     await bus.store(f"ai.stream.chat.b2.{CALL}", b"theirs", timeout=2)
     await bus.store(LOG, b"ours", timeout=2)
     await eventually(lambda: bool(heard))

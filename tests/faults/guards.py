@@ -23,6 +23,7 @@ from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.speaker import Speaker
+from qingyu_ai.bus.suspects import Suspect, Suspects
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.withdrawal import Withdrawals
 from qingyu_ai.bus.worker import Worker
@@ -158,10 +159,10 @@ def dismiss() -> None:
 def alone() -> None:
     """A job over which workers were lost does not wait until nothing else runs, and says that nothing does."""
 
-    async def at_once(self: Worker, run: JobRun) -> bool:
+    async def at_once(self: Suspects, suspect: Suspect) -> bool:
         return True
 
-    Worker._wait_until_alone = at_once  # type: ignore[method-assign]
+    Suspects.alone = at_once  # type: ignore[method-assign]
 
 
 def judge() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from qingyu_ai.bus import topology
-from qingyu_ai.bus.claiming import Held
+from qingyu_ai.bus.claiming import Claimed
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import Fault
 from qingyu_ai.bus.job import JobRun
@@ -90,10 +90,10 @@ def install(stop_at: str, stretch: float) -> None:
         return answer
 
     async def wait_then_commit(
-        self: JobRun, speaker: Speaker, held: Held, answer: Message | None, fault: Fault | None
+        self: JobRun, speaker: Speaker, claim: Claimed, answer: Message | None, fault: Fault | None
     ) -> Fault | None:
         await reach(COMMIT)
-        return await commit(self, speaker, held, answer, fault)
+        return await commit(self, speaker, claim, answer, fault)
 
     async def wait_then_end(self: Speaker, end: bus_pb2.End) -> None:
         await reach(END)

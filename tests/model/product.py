@@ -157,8 +157,8 @@ def reopened(entry: Entry) -> Record:
 
 @cache
 def given_back(record: Record) -> Record:
-    """See `qingyu_ai.bus.record.given_back`."""
-    return _freeze(product_record.given_back(_thaw(record)))
+    """See `qingyu_ai.bus.record.noted`."""
+    return _freeze(product_record.noted(_thaw(record), 0, given_back=True))
 
 
 @cache

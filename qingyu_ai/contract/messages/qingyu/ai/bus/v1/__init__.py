@@ -388,6 +388,13 @@ class Record(betterproto2.Message):
     Deltas that had been said when the call was reopened last.
     """
 
+    epoch: "typing.Annotated[int, pydantic.Field(ge=0, le=2**64 - 1)]" = betterproto2.field(
+        19, betterproto2.TYPE_UINT64
+    )
+    """
+    The epoch of the claim that this is written for. Not set in a claim itself: there the revision is the epoch.
+    """
+
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record", Record)
 
