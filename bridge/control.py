@@ -33,7 +33,10 @@ class Control:
         call = subjects.call_id(user, request.method, request.request_id)
         if not await self._caller.cancel(call, Cancelled()):
             raise BusDown("the call could not be cancelled")
-        return control.CancelResponse(call=described(await self._read(call, request.request_id)))
+        entry = await self._read(call)
+        if entry is None:
+            raise NotFound("call", "请求", request.request_id)
+        return control.CancelResponse(call=described(entry))
 
     async def describe(self, user: str, request: control.DescribeRequest) -> control.DescribeResponse:
         """Say where a call stands.
@@ -43,16 +46,18 @@ class Control:
             BusDown: the record cannot be read.
         """
         call = subjects.call_id(user, request.method, request.request_id)
-        return control.DescribeResponse(call=described(await self._read(call, request.request_id)))
+        entry = await self._read(call)
+        if entry is not None:
+            return control.DescribeResponse(call=described(entry))
+        if await self._caller.is_held(call):  # its first worker will make the record
+            return control.DescribeResponse(call=control.Call(state=control.CALL_STATE_QUEUED))
+        raise NotFound("call", "请求", request.request_id)
 
-    async def _read(self, call: str, request_id: str) -> Entry:
+    async def _read(self, call: str) -> Entry | None:
         try:
-            entry = await self._caller.records.read(call, newest=True)
+            return await self._caller.records.read(call, newest=True)
         except TransportError as e:
             raise BusDown.of(e) from None
-        if entry is None:
-            raise NotFound("call", "请求", request_id)
-        return entry
 
 
 def described(entry: Entry) -> control.Call:

@@ -45,6 +45,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 LOGGED = frozenset((Code.INTERNAL, Code.DATA_LOSS, Code.UNAVAILABLE))
 """Ends that an operator wants to see with their call id. Refusals of a full process are counted only: they come in floods."""
 
+GRACE = 1.0
+"""Seconds beyond its deadline for which a stream's caller may still take what is there. One without a deadline of its own, that
+has stopped to read, would hold its call for ever."""
+
 EARLY = 0.01
 """Seconds before a deadline within which a cancellation is the deadline's: gRPC's clock may be ahead of ours."""
 
@@ -52,9 +56,10 @@ EARLY = 0.01
 class Opened:
     """A call that has come in: its id is on its way back to the caller."""
 
-    __slots__ = ("admitted", "context", "metrics", "request_id")
+    __slots__ = ("admitted", "began", "context", "metrics", "request_id")
 
     def __init__(self, context: Context, metrics: RouteMetrics) -> None:
+        self.began = time.monotonic()
         self.context = context
         self.metrics = metrics
         self.request_id = ""
@@ -115,7 +120,6 @@ class Edge:
         context: Context,
     ) -> bytes | None:
         """Run one call: count it, and make every exception a status."""
-        began = time.monotonic()
         opened = Opened(context, metrics)
         code = Code.OK
         self.open += 1
@@ -140,7 +144,7 @@ class Edge:
             )
         finally:
             self.open -= 1
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - opened.began
             metrics.open[0] -= 1
             metrics.codes[code].inc()
             metrics.seconds.observe(seconds)
@@ -209,36 +213,49 @@ class Edge:
 
     async def _stream(self, route: StreamJob[Any, Any], body: bytes, opened: Opened) -> None:
         admitted = await self._admit(route, body, opened)
-        context, metrics, shape = opened.context, opened.metrics, shape_of(route.reply)
-        began: float | None = time.monotonic()
         resume = Resume(route, admitted.resume_from) if admitted.resume_from else None
         reading = await self._submit(route, body, admitted)
         with _Watch(self, reading, admitted):
-            while chunks := await reading.take():
-                if resume is not None:
-                    chunks = resume.trim(chunks)
-                    if chunks and began is not None:
-                        await self._caller.check_rest(reading)
-                    elif not chunks:
-                        continue
-                if began is not None:
-                    metrics.first_chunk.observe(time.monotonic() - began)
-                    began = None
-                messages = merge_encoded(shape, chunks) if self._merge else [encoded for encoded, _ in chunks]
-                for message in messages:
-                    await context.write(message)
-                metrics.chunks.inc(len(messages))
-                metrics.deltas.inc(sum([span for _, span in chunks]))
-                self._caller.credit(reading)
+            try:
+                async with asyncio.timeout(admitted.envelope.deadline.remaining + GRACE):
+                    shown = await self._show(route, reading, resume, opened)
+            except TimeoutError:
+                raise Expired from None
         end = reading.end
         assert end is not None, "a reading ends with an end or a fault"
         if resume is not None:
             resume.check_end(failed=bool(end.status))
-            if began is not None and not end.status:
+            if not shown and not end.status:
                 await self._caller.check_rest(reading)  # it is told that what it has is all
         if end.status:
             raise Fault.from_status(end.status)
         self._trail(opened, end)
+
+    async def _show(self, route: StreamJob[Any, Any], reading: Reading, resume: Resume | None, opened: Opened) -> bool:
+        """Show a caller what is said, as it can take it.
+
+        Returns:
+            Whether there was anything that it did not have.
+        """
+        context, metrics, shape = opened.context, opened.metrics, shape_of(route.reply)
+        shown = False
+        while chunks := await reading.take():
+            if resume is not None:
+                chunks = resume.trim(chunks)
+                if not chunks:
+                    continue
+                if not shown:
+                    await self._caller.check_rest(reading)
+            if not shown:
+                shown = True
+                metrics.first_chunk.observe(time.monotonic() - opened.began)
+            messages = merge_encoded(shape, chunks) if self._merge else [encoded for encoded, _ in chunks]
+            for message in messages:
+                await context.write(message)
+            metrics.chunks.inc(len(messages))
+            metrics.deltas.inc(sum([span for _, span in chunks]))
+            self._caller.credit(reading)
+        return shown
 
     async def _batch(self, route: JobStream[Any, Any], bodies: AsyncIterator[bytes], opened: Opened) -> bytes:
         assert route.item is not None, "a stream of jobs names its items' row"

@@ -73,6 +73,7 @@ class Metrics:
             ("held_bytes", "Bytes that wait for slow callers", lambda: readers.held_bytes),
             ("lingering", "Calls that wait for their caller to come back", lambda: readers.withdrawals.lingering),
             ("tasks", "Tasks beside the calls", lambda: readers.tasks),
+            ("bus_requests", "Requests to NATS without a reply yet", lambda: caller.bus.waiting),
         ):
             Gauge(f"qingyu_bridge_{name}", what, registry=self._registry).set_function(value)
         used = Gauge("qingyu_stream_bytes", "Bytes in a stream of the broker", ["stream"], registry=self._registry)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 import uvloop
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from .bus.connection import NatsBus
 from .bus.errors import TransportError, Unfit
@@ -134,11 +134,13 @@ async def worker_process(
     await bus.close()
 
 
-def observe(worker: Worker) -> None:
+def observe(worker: Worker, registry: CollectorRegistry = REGISTRY) -> None:
     """Count a worker's calls for Prometheus."""
-    calls = Counter("qingyu_worker_calls", "Finished calls by method", ["method"])
-    seconds = Histogram("qingyu_worker_call_seconds", "Duration of calls", ["method"], buckets=CALL_BUCKETS)
-    running = Gauge("qingyu_worker_running", "Calls that run now")
+    calls = Counter("qingyu_worker_calls", "Finished calls by method", ["method"], registry=registry)
+    seconds = Histogram(
+        "qingyu_worker_call_seconds", "Duration of calls", ["method"], buckets=CALL_BUCKETS, registry=registry
+    )
+    running = Gauge("qingyu_worker_running", "Calls that run now", registry=registry)
     running.set_function(lambda: worker.running)
     for name, what, value in (
         ("slots", "Jobs that may run at once", lambda: worker.slots),
@@ -148,10 +150,11 @@ def observe(worker: Worker) -> None:
             lambda: len(worker.jobs.suspects),
         ),
         ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.jobs.waiting_deltas),
+        ("bus_requests", "Requests to NATS without a reply yet", lambda: worker.bus.waiting),
         ("dead_letters", "Jobs put aside by this process", lambda: worker.jobs.dead_letters.stored),
         ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.jobs.dead_letters.lost),
     ):
-        Gauge(f"qingyu_worker_{name}", what).set_function(value)
+        Gauge(f"qingyu_worker_{name}", what, registry=registry).set_function(value)
 
     def finished(method: str, duration: float) -> None:
         calls.labels(method).inc()

@@ -50,7 +50,7 @@ class Caller:
     """One bridge process on the bus."""
 
     def __init__(self, bus: Bus, settings: BusSettings, presence: Presence) -> None:
-        self._bus = bus
+        self.bus = bus
         self._settings = settings
         self.presence = presence
         self.token = secrets.token_hex(6)
@@ -86,7 +86,7 @@ class Caller:
             Fault: the worker's own, or NoWorker, NotFound (nobody serves this token), Expired, BusDown, TooLarge.
         """
         try:
-            reply, headers = await self._bus.ask(
+            reply, headers = await self.bus.ask(
                 subject,
                 body,
                 timeout=max(0.001, envelope.deadline.remaining),
@@ -238,7 +238,7 @@ class Caller:
         known: Reading = reading
         try:
             Storing(
-                self._bus,
+                self.bus,
                 self._settings,
                 stored,
                 lambda: known.heard_anything or known.over,
@@ -293,7 +293,7 @@ class Caller:
 
     async def _log_now(self) -> str:
         try:
-            return await self._bus.generation(topology.LOG)
+            return await self.bus.generation(topology.LOG)
         except TransportError as e:
             raise fault_of(e) from None
 
@@ -311,7 +311,7 @@ class Caller:
     def _reading(self, request: Request, entry: Entry | None, inbox: str = "") -> Reading:
         envelope = request.envelope
         return Reading(
-            self._bus,
+            self.bus,
             envelope.call,
             inbox or subjects.logs_of_call(envelope.call),
             self._settings,
@@ -346,6 +346,17 @@ class Caller:
         if await self._read(call) is None:
             self._check_records()
         return await self._withdrawals.decide(call, b"", 0, fault)
+
+    async def is_held(self, call: str) -> bool:
+        """Whether any bridge reads a call: if it has no record, it waits for a worker.
+
+        Raises:
+            BusDown: the broker does not answer.
+        """
+        try:
+            return await self._withdrawals.is_held(call)
+        except TransportError as e:
+            raise fault_of(e) from None
 
     def credit(self, reading: Reading) -> None:
         """Let a worker go on."""

@@ -26,10 +26,11 @@ from qingyu_ai.settings import without_password
 
 from . import topology
 from .client import DirectClient
-from .errors import Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
+from .errors import Disconnected, NoResponders, PayloadTooLarge, StoreRefused, TransportError
 from .headers import DESCRIPTION, STATUS
 from .ordered import OrderedReader
 from .pull import StandingPull
+from .requests import Requests
 from .transport import (
     Delivery,
     Headers,
@@ -61,14 +62,6 @@ MAX_UNSENT = 64 * 1024 * 1024
 API_TIMEOUT = 5.0
 """Seconds for one call of the JetStream management API."""
 
-PATIENCE = 0.5
-"""Seconds after a loss of the connection for which what is asked waits for the next one. To another server of a cluster it takes
-a few milliseconds; a broker that is gone for longer is to be told at once."""
-
-RESEND_SECONDS = 0.1
-VOTE_SECONDS = 10.0
-"""For which a request is made again when nobody listens; who made it mostly forgets it sooner. A vote is over in nine seconds."""
-
 
 class NatsBus:
     """See `transport.Bus`."""
@@ -76,19 +69,9 @@ class NatsBus:
     def __init__(self, name: str) -> None:
         self._nc = DirectClient()
         self._name = name
-        self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"
         self.max_payload = 0
-        self._waiting: dict[int, OnReply] = {}
-        self._asked: set[asyncio.Future[tuple[bytes, Headers | None]]] = set()
-        self._requests: set[int] = set()
-        """Tokens of requests whose owners keep the time: told when their answers are lost with the connection."""
-        self._held: dict[int, tuple[str, bytes, bytes]] = {}
-        """Requests that wait for the next connection, by token."""
         self._connections = 1
-        self._back = asyncio.Event()
-        self._lost_at = 0.0
-        self._next_token = 0
-        self._prefix_length = len(self.inbox) + 1
+        self._requests = Requests(self, f"_INBOX.{name}.{secrets.token_hex(8)}")
         self._on_reconnect: list[Hook] = []
         self._closing = False
         self._pulls: set[StandingPull] = set()
@@ -98,7 +81,7 @@ class NatsBus:
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "closed" if self._nc.is_closed else "reconnecting"
-        return f"<NatsBus {self._name}: {state}, {len(self._waiting)} requests waiting, {len(self._tasks)} tasks>"
+        return f"<NatsBus {self._name}: {state}, {self.waiting} requests waiting, {len(self._tasks)} tasks>"
 
     @classmethod
     async def open(cls, servers: list[str], name: str, on_closed: Callable[[], None]) -> NatsBus:
@@ -134,7 +117,7 @@ class NatsBus:
         async def disconnected() -> None:
             if not bus._closing:
                 log.warning("bus_disconnected", servers=shown)
-            bus._lost()
+            bus._requests.on_lost()
 
         try:
             await bus._nc.connect(
@@ -156,7 +139,7 @@ class NatsBus:
             raise Disconnected(f"no NATS server at {', '.join(shown)}: {e}") from e
         bus._nc.options["max_reconnect_attempts"] = -1
         bus.max_payload = bus._nc.max_payload
-        await bus.subscribe(f"{bus.inbox}.*", bus._on_inbox)
+        await bus.subscribe(f"{bus.inbox}.*", bus._requests.on_inbox)
         return bus
 
     @property
@@ -168,6 +151,16 @@ class NatsBus:
     def connections(self) -> int:
         """See `transport.Bus.connections`."""
         return self._connections
+
+    @property
+    def inbox(self) -> str:
+        """Where replies to this process arrive: `<inbox>.<token>`."""
+        return self._requests.inbox
+
+    @property
+    def waiting(self) -> int:
+        """See `transport.Bus.waiting`."""
+        return len(self._requests)
 
     @property
     def connected(self) -> bool:
@@ -188,11 +181,7 @@ class NatsBus:
             "bus_reconnected", server=self._nc.connected_url.netloc.rpartition("@")[2] if self._nc.connected_url else ""
         )
         self._connections += 1
-        self._back.set()
-        held, self._held = self._held, {}
-        for token, (subject, data, headers) in held.items():
-            with contextlib.suppress(TransportError):
-                self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
+        self._requests.on_back()
         for pull in self._pulls:
             pull.reset()
         for reader in self._readers:
@@ -206,30 +195,6 @@ class NatsBus:
                 log.exception("reconnect_hook_failed")
         for pull in self._pulls:
             pull.renew()
-
-    def _lost(self) -> None:
-        """The connection is gone, and with it the answers that were on their way."""
-        self._lost_at = time.monotonic()
-        self._back.clear()
-        for answer in self._asked:
-            if not answer.done():
-                answer.set_exception(Disconnected("the connection to NATS was lost before the answer came"))
-        asyncio.get_running_loop().call_later(PATIENCE, self._give_up, self._lost_at)
-
-    @property
-    def _just_lost(self) -> bool:
-        return not self._nc.is_connected and time.monotonic() - self._lost_at < PATIENCE and not self._closing
-
-    def _give_up(self, lost_at: float) -> None:
-        """Tell those who wait for answers that there are none: the connection is gone for longer than a moment."""
-        if self._nc.is_connected or lost_at != self._lost_at:
-            return  # it is back, or was lost again meanwhile
-        self._held.clear()
-        for token in list(self._requests):
-            self._requests.discard(token)
-            on_reply = self._waiting.pop(token, None)
-            if on_reply is not None:
-                on_reply(b"", None)
 
     # Core messages.
 
@@ -250,87 +215,17 @@ class NatsBus:
 
     def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """See `transport.Bus.request`."""
-        token = self._next_token = self._next_token + 1
-        try:
-            self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
-        except Disconnected:
-            if not self._just_lost:
-                raise
-            self._held[token] = (subject, data, headers)
-        self._waiting[token] = self._resending(token, subject, data, headers, on_reply)
-        self._requests.add(token)
-        return token
-
-    def _resending(self, token: int, subject: str, data: bytes, headers: bytes, on_reply: OnReply) -> OnReply:
-        """Ask again while nobody listens: a stream whose servers vote has nobody, and nothing was stored by asking."""
-        loop, began = asyncio.get_running_loop(), time.monotonic()
-
-        def answered(body: bytes, reply_headers: Headers | None) -> None:
-            nobody = not body and (reply_headers or {}).get(STATUS) == "503"
-            if not nobody or time.monotonic() - began > VOTE_SECONDS:
-                on_reply(body, reply_headers)
-                return
-            self._waiting[token] = answered
-            self._requests.add(token)
-            loop.call_later(RESEND_SECONDS, again)
-
-        def again() -> None:
-            if token not in self._waiting or token in self._held:
-                return
-            try:
-                self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
-            except TransportError:
-                self._waiting.pop(token)
-                on_reply(b"", None)
-
-        return answered
+        return self._requests.request(subject, data, on_reply, headers)
 
     def forget(self, token: int) -> None:
         """See `transport.Bus.forget`."""
-        self._waiting.pop(token, None)
-        self._requests.discard(token)
-        self._held.pop(token, None)
-
-    def _on_inbox(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        token = int(subject[self._prefix_length :])
-        on_reply = self._waiting.pop(token, None)
-        self._requests.discard(token)
-        if on_reply is not None:
-            on_reply(data, headers)
+        self._requests.forget(token)
 
     async def ask(
         self, subject: str, data: bytes, *, timeout: float, headers: bytes = b""
     ) -> tuple[bytes, Headers | None]:
         """See `transport.Bus.ask`."""
-        loop = asyncio.get_running_loop()
-        if self._just_lost:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(timeout, PATIENCE)):
-                    await self._back.wait()
-        answer: asyncio.Future[tuple[bytes, Headers | None]] = loop.create_future()
-
-        def arrived(data: bytes, headers: Headers | None) -> None:
-            if not answer.done():
-                answer.set_result((data, headers))
-
-        def late() -> None:
-            if not answer.done():
-                answer.set_exception(ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s"))
-
-        token = self._next_token = self._next_token + 1
-        self.publish(subject, data, reply=f"{self.inbox}.{token}", headers=headers)
-        self._waiting[token] = arrived
-        self._asked.add(answer)
-        timer = loop.call_later(timeout, late)
-        try:
-            body, reply_headers = await answer
-        finally:
-            timer.cancel()
-            self._asked.discard(answer)
-            self.forget(token)
-        if reply_headers and reply_headers.get(STATUS) == "503" and not body:
-            raise NoResponders(subject)
-        return body, reply_headers
+        return await self._requests.ask(subject, data, timeout, headers)
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """See `transport.Bus.subscribe`."""
@@ -346,18 +241,7 @@ class NatsBus:
         Raises:
             Disconnected: the server does not answer.
         """
-        loop = asyncio.get_running_loop()
-        back = loop.create_future()
-        token = self._next_token = self._next_token + 1
-        self._waiting[token] = lambda data, headers: None if back.done() else back.set_result(None)
-        try:
-            self.publish(f"{self.inbox}.{token}", b"")
-            async with asyncio.timeout(API_TIMEOUT):
-                await back
-        except TimeoutError:
-            raise Disconnected("NATS does not answer") from None
-        finally:
-            self.forget(token)
+        await self._requests.echo(API_TIMEOUT)
 
     # Streams.
 

@@ -373,6 +373,11 @@ class StoreRefused(TransportError):
         self.code = code
         self.description = description
 
+    @property
+    def full(self) -> bool:
+        """Whether the stream, or the broker's storage, has no room."""
+        return self.code in (10077, 10047, 10023)
+
 
 class Unfit(TransportError):
     """The broker cannot do what the settings want, however often it is asked. The message names the setting."""
@@ -392,7 +397,7 @@ def fault_of(error: TransportError) -> Fault:
     match error:
         case PayloadTooLarge():
             return TooLarge("The request", "请求", error.size, error.limit)
-        case StoreRefused(code=code) if code in (10077, 10047, 10023):
+        case StoreRefused(full=True):
             return Overloaded("The job queue is full", "任务队列已满")
         case _:
             return BusDown.of(error)

@@ -422,7 +422,7 @@ class JobRun:
         if left and self._served.follow_up is not None:
             try:
                 await self._served.follow_up(self.call.id, left, order)
-            except TransportError:
+            except (TransportError, Fault):
                 raise
             except Exception:
                 log.exception("follow_up_failed", call=self.call.id, method=self._served.route.method)

@@ -58,6 +58,11 @@ class MemoryBus:
         """See `transport.Bus.connected`."""
         return self._open and self._broker.up
 
+    @property
+    def waiting(self) -> int:
+        """See `transport.Bus.waiting`."""
+        return len(self._waiting)
+
     def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """See `transport.Bus.publish`."""
         self._check(len(data) + len(headers))

@@ -112,6 +112,10 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether something published now would be sent now."""
 
+    @property
+    def waiting(self) -> int:
+        """Requests without a reply yet."""
+
     def on_reconnect(self, hook: Hook) -> None:
         """Have something done after each new connection but the first."""
 

@@ -19,7 +19,8 @@ from .transport import Bus, Headers, Subscription
 log = structlog.get_logger(__name__)
 
 KEPT = 60.0
-"""Seconds for which a cancelled call's worker is told again whenever it is still heard."""
+"""Seconds after which a cancelled call's worker that was heard no more is forgotten. One that is still heard is told again, once
+a beat."""
 
 ANSWER_SECONDS = 0.5
 """For another bridge to say that it reads a call."""
@@ -69,7 +70,9 @@ class Withdrawals:
 
     def heard(self, call: str) -> None:
         """A frame of a call that nobody reads here: perhaps its worker has not heard, or not believed."""
-        if call in self._told:
+        now = time.monotonic()
+        if now - self._told.get(call, now) > self._settings.beat_seconds:
+            self._told[call] = now
             self.tell(call)
 
     def tell(self, call: str) -> None:
@@ -94,16 +97,25 @@ class Withdrawals:
     async def _linger(self, call: str, digest: bytes, shown: int, fault: Fault, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._lingering.pop(call, None)
-        if not self._is_open(call) and not await self._held_elsewhere(call):
+        try:
+            held = await self.is_held(call)
+        except TransportError:
+            return  # nobody can be asked: the deadline will end the call
+        if not held:
             await self.decide(call, digest, shown, fault)
 
-    async def _held_elsewhere(self, call: str) -> bool:
+    async def is_held(self, call: str) -> bool:
+        """Whether any bridge reads a call, or waits for its caller to come back.
+
+        Raises:
+            TransportError: the broker does not answer.
+        """
+        if self._is_open(call) or call in self._lingering:
+            return True
         try:
             await self._bus.ask(subjects.held(call), b"", timeout=ANSWER_SECONDS)
         except (ReplyTimeout, NoResponders):
             return False
-        except TransportError:
-            return True  # nobody can be asked: the deadline will end the call
         return True
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:

@@ -53,7 +53,7 @@ class Worker:
     def __init__(
         self, bus: Bus, kind: str, settings: BusSettings, *, slots: int, metadata: dict[str, str] | None = None
     ) -> None:
-        self._bus = bus
+        self.bus = bus
         self.kind = kind
         self._settings = settings
         self._slots = slots
@@ -165,12 +165,12 @@ class Worker:
         Raises:
             TransportError: the broker does not answer, or its streams are missing.
         """
-        self._interests.append(await self._bus.subscribe(f"{subjects.CANCEL}.*", self._on_cancel))
-        self._interests.append(await self._bus.subscribe(subjects.credit(self.token), self._on_credit))
+        self._interests.append(await self.bus.subscribe(f"{subjects.CANCEL}.*", self._on_cancel))
+        self._interests.append(await self.bus.subscribe(subjects.credit(self.token), self._on_credit))
         for subject, served in self._served.items():
             if isinstance(served.route, Rpc):
                 interest = f"{subject}.*" if served.route.token and subject == served.route.subject else subject
-                self._interests.append(await self._bus.subscribe(interest, self._on_rpc, queue=self.kind))
+                self._interests.append(await self.bus.subscribe(interest, self._on_rpc, queue=self.kind))
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
             await self.jobs.start()
@@ -253,7 +253,7 @@ class Worker:
         try:
             async with asyncio.timeout(envelope.deadline.remaining):
                 answer = await self._answer(served, envelope, data)
-            self._bus.publish(reply, answer)
+            self.bus.publish(reply, answer)
         except TimeoutError:
             error = "deadline exceeded"  # the caller knows by its own clock
         except PayloadTooLarge as e:
@@ -293,6 +293,6 @@ class Worker:
         sentence = " ".join(fault.message.split())[:256]  # a header is one line
         block = wire.encode({wire.ERROR: sentence, wire.ERROR_CODE: str(int(fault.code))})
         try:
-            self._bus.publish(reply, fault.status, headers=block)
+            self.bus.publish(reply, fault.status, headers=block)
         except TransportError as e:
             log.warning("rpc_answer_lost", error=str(e))

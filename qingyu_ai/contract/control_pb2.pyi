@@ -26,7 +26,7 @@ class _CallStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallState.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     CALL_STATE_UNSPECIFIED: _CallState.ValueType  # 0
     CALL_STATE_QUEUED: _CallState.ValueType  # 1
-    """Its job is stored again after a failure, and waits for a worker."""
+    """It waits for a worker. Of a call that no worker has had yet nothing else is known."""
     CALL_STATE_RUNNING: _CallState.ValueType  # 2
     CALL_STATE_ENDED: _CallState.ValueType  # 3
 
@@ -35,7 +35,7 @@ class CallState(_CallState, metaclass=_CallStateEnumTypeWrapper):
 
 CALL_STATE_UNSPECIFIED: CallState.ValueType  # 0
 CALL_STATE_QUEUED: CallState.ValueType  # 1
-"""Its job is stored again after a failure, and waits for a worker."""
+"""It waits for a worker. Of a call that no worker has had yet nothing else is known."""
 CALL_STATE_RUNNING: CallState.ValueType  # 2
 CALL_STATE_ENDED: CallState.ValueType  # 3
 Global___CallState: _TypeAlias = CallState  # noqa: Y015

@@ -16,7 +16,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
-from qingyu_ai.bus.errors import Conflict, Overloaded, TooLarge
+from qingyu_ai.bus.errors import Conflict, Overloaded, StoreRefused, TooLarge
 from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
@@ -30,6 +30,9 @@ MAX_WAITING = 8
 
 APPLIED_KEPT = 32
 """How many call ids a session remembers as stored, so that a follow-up that runs again finds its turn there."""
+
+FULL_SECONDS = 60.0
+"""For a caller to wait while there is no room for sessions: they go by age, or when somebody makes room."""
 
 WAIT_FIRST, WAIT_LONGEST = 0.02, 0.25
 """Seconds between looks at the call before."""
@@ -152,7 +155,7 @@ class Sessions:
 
         Raises:
             TooLarge: it is longer than a session may be.
-            Overloaded: too many calls of this session wait.
+            Overloaded: too many calls of this session wait, or there is no room for another session.
             TransportError: the bucket does not answer.
         """
         key = key_of(user, session)
@@ -186,7 +189,12 @@ class Sessions:
         return trim(messages, self._settings.session_messages, self._settings.session_max_bytes)
 
     async def store(self, call: str, turn: Turn, order: int) -> None:
-        """Store a turn, once for each decision of its call, and let the next call go."""
+        """Store a turn, once for each decision of its call, and let the next call go.
+
+        Raises:
+            Overloaded: there is no room for it. Its record keeps it.
+            TransportError: the bucket does not answer.
+        """
         s = self._settings
         await self._change(
             key_of(turn.user, turn.session),
@@ -236,4 +244,10 @@ class Sessions:
                 await self._bus.store(key, data, expect=revision, timeout=self._timeout)
             except Conflict:
                 continue
+            except StoreRefused as e:
+                if e.full:
+                    raise Overloaded(
+                        "The store of sessions is full", "会话存储已满", retry_seconds=FULL_SECONDS
+                    ) from None
+                raise
             return changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -49,6 +50,11 @@ def shown(bridge: Bridge, name: str, **labels: str) -> float:
     value = bridge.registry.get_sample_value(name, labels)
     assert value is not None, name
     return value
+
+
+async def read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
 
 
 async def refuses(bridge: Bridge, words: str) -> None:
@@ -150,3 +156,24 @@ async def test_what_is_held_for_slow_callers_is_shown(bridge: Bridge) -> None:
         assert shown(bridge, "qingyu_bridge_held_bytes") <= 2 * FAST.window_bytes
     for name in ("joined_readers", "tasks", "lingering", "held_bytes"):
         assert shown(bridge, f"qingyu_bridge_{name}") == 0
+    await eventually(lambda: shown(bridge, "qingyu_bridge_bus_requests") == 0)
+
+
+@pytest.mark.parametrize(
+    "bus_settings", [FAST.model_copy(update={"default_deadline_seconds": 1.0, "call_log_bytes": 64 * MIB})]
+)
+async def test_call_of_a_caller_who_has_no_deadline_and_reads_no_more_ends_like_any_other(bridge: Bridge) -> None:
+    """gRPC itself holds one message for such a caller, and the status behind it, until it reads or leaves."""
+
+    async def much(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        while True:
+            yield ai.ChatStreamChunk(delta="字" * 10_000)
+
+    await bridge.worker(stream=much)
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"))
+    await call.read()
+    assert bridge.edge.open == 1
+    await eventually(lambda: not len(bridge.caller.readers), timeout=15)
+    with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
+        await read_all(call)
+    await eventually(lambda: bridge.edge.open == 0)

@@ -83,6 +83,20 @@ async def test_call_is_described_from_its_claim_to_its_end(bridge: Bridge) -> No
     assert ended.since_unix_ms >= running.since_unix_ms
 
 
+async def test_call_that_waits_for_a_worker_is_described_at_every_bridge(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream, slots=1)
+    await begin(bridge, "a")
+    waiting = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "b"),), timeout=20)
+    await waiting.initial_metadata()
+    async with bridge.second() as other:
+        for asked in (bridge, other):
+            queued = await describe(asked, "b")
+            assert (queued.state, queued.claims) == (control.CALL_STATE_QUEUED, 0)
+    halting.release.set()
+    assert await rest_of(waiting) == "前后"
+
+
 async def test_nobody_sees_or_ends_the_call_of_another_user(bridge: Bridge) -> None:
     halting = Halting()
     await bridge.worker(stream=halting.stream)

@@ -81,7 +81,7 @@ async def test_request_without_a_reply_times_out_and_leaves_nothing_waiting(conn
     await answering.subscribe("t.mute", lambda s, r, d, h: None)
     with pytest.raises(ReplyTimeout, match=r"t\.mute"):
         await asking.ask("t.mute", b"", timeout=0.05)
-    assert not asking._waiting  # type: ignore[attr-defined]
+    assert not asking.waiting
 
 
 async def test_payload_at_the_limit_passes_and_one_byte_more_is_refused_without_harm(connect: Connect) -> None:

@@ -13,9 +13,11 @@ from qingyu_ai.bus.errors import Overloaded, TooLarge
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.contract.bus_pb2 import End
+from qingyu_ai.settings import MIB
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat as ChatSettings
 from services.chat.session import MAX_WAITING, Message, Session, Sessions, Turn, enter, key_of, leave, trim
+from tests.bus.conftest import FAST
 from tests.bus.conftest import connect as connect  # the fixture
 from tests.bus.conftest import settings as settings
 from tests.bus.system import Connect
@@ -217,3 +219,20 @@ async def test_tickets_of_callers_who_left_do_not_fill_a_session(connect: Connec
 async def _waits(bus: Bus, call: str) -> bool:
     stored = await bus.last(topology.SESSIONS, key_of("u", "s"), timeout=2)
     return stored is not None and call in Session.model_validate_json(stored.data).waiting
+
+
+@pytest.mark.parametrize("settings", [FAST.model_copy(update={"session_bytes": MIB})])
+async def test_bucket_that_is_full_refuses_turns_and_loses_none(connect: Connect, settings: BusSettings) -> None:
+    bus = await connect()
+    memory = sessions(bus, settings)
+    await run(bus, settings, A)
+    await memory.take_turn("u", "s", A)
+    for i in range(10):
+        await bus.store(topology.session_key(f"other.{i}"), b"x" * 100_000, timeout=5)
+    long = turn("问", "答" * 30_000)
+    with pytest.raises(Overloaded, match="sessions is full") as refused:
+        await memory.store(A, long, 1)
+    assert refused.value.retry_seconds is not None
+    await decide(bus, settings, A, long.model_dump_json().encode())
+    await bus.drop(topology.SESSIONS, topology.session_key("other.*"), timeout=5)
+    assert texts(await memory.take_turn("u", "s", B)) == texts(long.messages)

@@ -27,7 +27,7 @@ def install() -> None:
     def tell(number: int, frame: FrameType | None) -> None:
         objects = gc.get_objects()
         tasks = sum(isinstance(o, asyncio.Task) and not o.done() for o in objects)
-        waiting = sum(len(o._waiting) for o in objects if isinstance(o, NatsBus))
+        waiting = sum(o.waiting for o in objects if isinstance(o, NatsBus))
         line = json.dumps({"insides": next(told), "tasks": tasks, "waiting": waiting})
         os.write(1, f"\n{line}\n".encode())  # print is not for signal handlers
 

@@ -62,7 +62,7 @@ class CallControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired.
+        """Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class CallControlStub:
     as it is. A call that is not known is cancelled before it comes.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_control_pb2.DescribeRequest, _control_pb2.DescribeResponse]
-    """Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired."""
+    """Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired."""
 
 @_typing.type_check_only
 class CallControlAsyncStub(CallControlStub):
@@ -54,7 +54,7 @@ class CallControlAsyncStub(CallControlStub):
     as it is. A call that is not known is cancelled before it comes.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_control_pb2.DescribeRequest, _control_pb2.DescribeResponse]  # type: ignore[assignment]
-    """Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired."""
+    """Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired."""
 
 class CallControlServicer(metaclass=_abc_1.ABCMeta):
     """CallControl is for the owner of a call: whoever has its user, its method and its request id. The calls of rpc rows (search,
@@ -77,6 +77,6 @@ class CallControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DescribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DescribeResponse, _abc.Awaitable[_control_pb2.DescribeResponse]]:
-        """Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired."""
+        """Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired."""
 
 def add_CallControlServicer_to_server(servicer: CallControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

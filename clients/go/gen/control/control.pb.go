@@ -29,7 +29,7 @@ type CallState int32
 
 const (
 	CallState_CALL_STATE_UNSPECIFIED CallState = 0
-	// Its job is stored again after a failure, and waits for a worker.
+	// It waits for a worker. Of a call that no worker has had yet nothing else is known.
 	CallState_CALL_STATE_QUEUED  CallState = 1
 	CallState_CALL_STATE_RUNNING CallState = 2
 	CallState_CALL_STATE_ENDED   CallState = 3

@@ -35,7 +35,7 @@ type CallControlClient interface {
 	// Cancel ends a call that nobody needs any more: its model stops, and every reader gets CANCELLED. A call that has ended stays
 	// as it is. A call that is not known is cancelled before it comes.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
-	// Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired.
+	// Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 }
 
@@ -77,7 +77,7 @@ type CallControlServer interface {
 	// Cancel ends a call that nobody needs any more: its model stops, and every reader gets CANCELLED. A call that has ended stays
 	// as it is. A call that is not known is cancelled before it comes.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
-	// Describe says where a call stands. NOT_FOUND: nobody has begun it, or its record has expired.
+	// Describe says where a call stands. NOT_FOUND: nobody waits for it and no worker has had it, or its record has expired.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	mustEmbedUnimplementedCallControlServer()
 }

@@ -27,7 +27,7 @@ class CallState(betterproto2.Enum):
 
     QUEUED = 1
     """
-    Its job is stored again after a failure, and waits for a worker.
+    It waits for a worker. Of a call that no worker has had yet nothing else is known.
     """
 
     RUNNING = 2
