@@ -83,7 +83,7 @@ class Bus(_Section):
     """A process whose event loop has not turned for so long ends itself: what it holds goes on elsewhere."""
     attempts: Annotated[int, Field(ge=1)] = 5
     """Workers that may be lost over one job before it is put aside."""
-    suspect_seconds: Annotated[float, Field(ge=0)] = 5.0
+    suspect_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Between two runs of a job that has lost a worker while it was alone; doubled each time. Others kill workers too."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often the same request id may try again after a failure that waiting can mend."""

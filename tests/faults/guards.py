@@ -22,6 +22,7 @@ from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.ordered import OrderedReader
 from qingyu_ai.bus.records import Records
+from qingyu_ai.bus.requests import Requests
 from qingyu_ai.bus.speaker import Speaker
 from qingyu_ai.bus.suspects import Suspect, Suspects
 from qingyu_ai.bus.transport import Bus
@@ -79,8 +80,9 @@ def expiry() -> None:
 
 
 def resend() -> None:
-    """A frame that was not acknowledged is not sent again."""
+    """A frame that was not acknowledged is not sent again, neither by the claim nor by the connection."""
     publish = Speaker._publish
+    Requests._resending = lambda self, token, subject, data, headers, on_reply: on_reply  # type: ignore[method-assign]
 
     def publish_once(self: Speaker) -> None:
         if not self._flight_tokens:
@@ -140,6 +142,12 @@ def holes() -> None:
         return fold(Position(frame.epoch, frame.seq), frame) if verdict is Verdict.HOLE else (after, verdict)
 
     reading.fold = fold_on  # type: ignore[attr-defined]
+
+
+def one_log() -> None:
+    """A reader shows what comes, whichever log it is in and whatever is missing before it."""
+    holes()
+    reading.Reading.astray = property(lambda self: False)  # type: ignore[method-assign, assignment]
 
 
 def presence() -> None:
@@ -244,6 +252,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "windows": windows,
     "dismiss": dismiss,
     "holes": holes,
+    "one-log": one_log,
     "presence": presence,
     "alone": alone,
     "identity": identity,

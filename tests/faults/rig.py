@@ -25,7 +25,7 @@ CHAT = Worker("services.chat", "chat")
 PATCHED = "tests.faults.patched"
 
 IN_THE_BRIDGE = frozenset(
-    ("resume", "epochs", "windows", "holes", "dismiss", "presence", "digest", "held", "linger", "identity")
+    ("resume", "epochs", "windows", "holes", "one-log", "dismiss", "presence", "digest", "held", "linger", "identity")
 )
 """Guards that a bridge has; the others are a worker's."""
 

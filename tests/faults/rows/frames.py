@@ -217,5 +217,5 @@ ROW = Row(
     full=1000,
     short=60,
     run=run,
-    controls=(Control("resend", "UNAVAILABLE", dose=60), Control("epochs", "middle of a request", dose=60)),
+    controls=(Control("resend", "DEADLINE_EXCEEDED", dose=60), Control("epochs", "middle of a request", dose=60)),
 )

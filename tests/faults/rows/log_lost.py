@@ -99,6 +99,6 @@ ROW = Row(
     run=run,
     controls=(
         Control("resend", "which had", dose=5),
-        Control("holes", "gap", dose=5),
+        Control("one-log", "gap", dose=5),
     ),
 )
