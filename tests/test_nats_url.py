@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qingyu_ai.nats_url import problem
+from qingyu_ai.settings.nats_url import problem
 
 
 @pytest.mark.parametrize(

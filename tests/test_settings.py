@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from qingyu_ai.setting_words import unreadable
 from qingyu_ai.settings import SettingsError, load
+from qingyu_ai.settings.words import unreadable
 
 
 def refusal(**overrides: object) -> str:
