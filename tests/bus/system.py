@@ -163,3 +163,16 @@ async def spell(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStr
         await asyncio.sleep(0)
         yield ai.ChatStreamChunk(delta=character)
     yield ai.ChatStreamChunk(is_final=True)
+
+
+async def stopped_stream(system: System, ended: asyncio.Event) -> None:
+    """Start a worker whose stream says a word and waits until it is stopped."""
+
+    async def forever(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        try:
+            yield ai.ChatStreamChunk(delta="开头")
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    await system.worker(stream=forever)
