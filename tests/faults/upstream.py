@@ -22,15 +22,14 @@ import asyncio
 import json
 import os
 import sys
-import threading
 import time
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import uvloop
 from pydantic import TypeAdapter
 
-from tests.upstream.connection import BrokenRequest, Request, read_request
+from tests.upstream.http import BrokenRequest, HttpConnection, Request, read_request, until_alone
 
 from .ledger import Attempt
 from .tokens import Ask, Token, last_sentence, read
@@ -39,8 +38,6 @@ ATTEMPTS: TypeAdapter[list[Attempt]] = TypeAdapter(list[Attempt])
 
 RESTART = "restart"
 PREFIX = "prefix"
-
-PARENT_SECONDS = 1.0
 
 HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -78,49 +75,13 @@ def question(body: dict[str, Any]) -> tuple[Ask, str]:
     return ask, "".join(given)
 
 
-class Connection(asyncio.Protocol):
+class Connection(HttpConnection):
     """Answers one request after another."""
 
     def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
         self._ledger = ledger
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own does not inherit from it
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
-        self._buffer += data
-        if self._task is None:
-            self._next()
-
-    def eof_received(self) -> None:
-        """Called by the loop."""
-        self._gone()
-        self._out.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
-        self._gone()
-
-    def pause_writing(self) -> None:
-        """Called by the loop: the client does not read."""
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        """Called by the loop."""
-        self._writable.set()
-
-    @property
-    def _out(self) -> asyncio.Transport:
-        assert self._transport is not None
-        return self._transport
 
     def _gone(self) -> None:
         self._end("closed")
@@ -217,24 +178,11 @@ class Connection(asyncio.Protocol):
 async def main() -> None:
     """Serve until the standard input ends or the parent is gone."""
     loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    parent = os.getppid()
-
-    def wait_for_the_end_of_stdin() -> None:
-        while os.read(0, 1024):
-            pass
-        loop.call_soon_threadsafe(over.set)
-
-    threading.Thread(target=wait_for_the_end_of_stdin, daemon=True).start()
     ledger = Ledger()
     server = await loop.create_server(lambda: Connection(ledger), "127.0.0.1", 0, backlog=1024)
     sys.stdout.write(json.dumps({"port": server.sockets[0].getsockname()[1]}) + "\n")
     sys.stdout.flush()
-    while not over.is_set() and os.getppid() == parent:
-        try:
-            await asyncio.wait_for(over.wait(), PARENT_SECONDS)
-        except TimeoutError:
-            continue
+    await until_alone()
     os._exit(0)  # the connections break as those of a process that is gone
 
 

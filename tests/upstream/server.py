@@ -22,7 +22,6 @@ import os
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,14 +30,12 @@ from urllib.parse import unquote
 from pydantic import ValidationError
 
 from tests.upstream import answers
-from tests.upstream.connection import RESET, Connection, Request
+from tests.upstream.connection import RESET, Connection
+from tests.upstream.http import Request, until_alone
 from tests.upstream.pace import Wheels
 from tests.upstream.replies import error
 from tests.upstream.script import DOOR, SCRIPT, SEEN, Door, Reply, Seen
 from tests.upstream.wire import Ready, dump, fixed, plain, stream
-
-PARENT_SECONDS = 1.0
-"""How often the process looks whether its parent still is."""
 
 BACKLOG = 1024
 
@@ -183,15 +180,6 @@ class Listener:
 async def main(port: int, cert: str | None, key: str | None) -> None:
     """Serve until the standard input ends or the parent is gone."""
     loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    parent = os.getppid()
-
-    def wait_for_the_end_of_stdin() -> None:
-        while os.read(0, 1024):
-            pass
-        loop.call_soon_threadsafe(over.set)
-
-    threading.Thread(target=wait_for_the_end_of_stdin, daemon=True).start()
     tls = None
     if cert is not None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -205,11 +193,7 @@ async def main(port: int, cert: str | None, key: str | None) -> None:
     ]
     sys.stdout.write(json.dumps({"port": endpoint.port, "control": control.port}) + "\n")
     sys.stdout.flush()
-    while not over.is_set() and os.getppid() == parent and not any(task.done() for task in serving):
-        try:
-            await asyncio.wait_for(over.wait(), PARENT_SECONDS)
-        except TimeoutError:
-            continue
+    await until_alone(*serving)
     # No task is asked to end in order: the connections are to break as those of a process that is gone.
     os._exit(0)
 
