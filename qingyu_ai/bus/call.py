@@ -283,12 +283,13 @@ class Caller:
             reading.finish(end)
             return reading
         self._check_begun(request, entry)
-        if held.log and await self._log_now() != held.log:
+        log_now = await self._log_now()
+        if held.log and log_now != held.log:
             if not end.status:
                 raise Lost("its log is lost")
             reading.finish(end)
             return reading
-        reading.replay(end)
+        reading.replay(end, log_now)
         return self.readers.register(reading)
 
     async def _log_now(self) -> str:
@@ -304,7 +305,11 @@ class Caller:
             Lost: it was, because its log was lost.
             BusDown: the record cannot be read.
         """
-        entry = await self._read(reading.call)
+        try:
+            # From the leader: a copy that is behind may not know yet that it was begun anew.
+            entry = await self.records.read(reading.call, newest=True)
+        except TransportError as e:
+            raise fault_of(e) from None
         if entry is not None and entry.record.restarted:
             raise Lost("its log was lost, and with it what you have of it")
 

@@ -69,7 +69,7 @@ class Claimed:
 
     def holds(self, entry: Entry | None) -> bool:
         """Whether a record that was read is this claim's: otherwise another worker has the call, or it is decided."""
-        return entry is not None and entry.revision == self._revision
+        return entry is not None and entry.record.state == record.RUN and record.epoch_of(entry) == self.epoch
 
     async def note(self, **changes: object) -> None:
         """Write into the record what has become of the claim.

@@ -104,7 +104,9 @@ class JobRun:
         """While the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
-        self._withdrawn = self._adopted = False
+        self._withdrawn = self._adopted = self._resumed = False
+        self._moved = ""
+        """The log for which this has been asked already."""
         self._task: asyncio.Task[Any] | None = None
         """While the handler runs: what to cancel."""
 
@@ -143,7 +145,7 @@ class JobRun:
         claim = self._claim
         if claim is None:
             return
-        entry = await self._records.read(self.call.id)
+        entry = await self._records.read(self.call.id, newest=True)
         if self._claim is claim and not claim.holds(entry):
             self._withdrawn = True
             if entry is not None and entry.record.delivery >= self._delivery.delivery:
@@ -214,12 +216,15 @@ class JobRun:
             TransportError: the log or the record cannot be reached.
         """
         claim, speaker = self._claim, self.speaker
-        if claim is None or speaker is None or claim.record.log == log_name:
+        if claim is None or speaker is None or log_name in (claim.record.log, self._moved):
             return
+        if claim.goes_on and not self._resumed:
+            return  # what was said before is not known yet: this claim will find the new log by itself, and be given back
         timeout = self._settings.store_seconds
         if not speaker.next or await begins_here(self._bus, self._inbox(claim), claim.epoch, timeout):
             with contextlib.suppress(Stale):  # `check` finds out
                 await claim.note(log=log_name)
+        self._moved = log_name
 
     def _inbox(self, claim: Claimed) -> str:
         """Where the call speaks: where its first claim did."""
@@ -301,6 +306,7 @@ class JobRun:
         if at.next < held.said and not held.restarted:
             await claim.note(restarted=True)  # what was said before it was reopened is not there any more
         speaker.start_at(at.next)
+        self._resumed = True
         parts = self._served.parts
         if said and parts is not None:
             self.call.said = tuple([parts.FromString(chunk) for chunk in said])
@@ -362,7 +368,9 @@ class JobRun:
                 await speaker.flush()  # never lose what was already produced
             except Fault as e:
                 fault = e
-        end = bus_pb2.End(count=speaker.next, trailers=self.call.trailers)
+        # A log that does not store any more may never hold what waits for it: who goes on later would miss that.
+        count = speaker.stored if speaker.broken else speaker.next
+        end = bus_pb2.End(count=count, trailers=self.call.trailers)
         if fault is not None:
             end.status = fault.status
         elif answer is not None:
@@ -375,7 +383,7 @@ class JobRun:
             except PayloadTooLarge as e:
                 # Running it again would make the same answer, and the same bill. What was shown stays shown.
                 fault = TooLarge("The answer with its turn of the session", "回答及其会话记录", e.size, e.limit)
-                end = bus_pb2.End(status=fault.status, count=speaker.next, trailers=self.call.trailers)
+                end = bus_pb2.End(status=fault.status, count=count, trailers=self.call.trailers)
                 entry = await claim.decide(end)
         except Conflict:
             await self._find_decided()

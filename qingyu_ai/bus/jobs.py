@@ -236,8 +236,8 @@ class Jobs:
         self._looked_at = connection
         if before and before != self._log_name:
             log.warning("log_made_anew", worker=self._kind)
-            for run in list(self._runs):
-                await run.move(self._log_name)
+        for run in list(self._runs):
+            await run.move(self._log_name)  # also one that has claimed its call since, or could not be moved before
 
     async def _look_again(self) -> None:
         """A stream may be lost and made anew also without a reconnection: its server is perhaps not ours."""

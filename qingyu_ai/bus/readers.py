@@ -102,7 +102,8 @@ class Readers:
 
     def register(self, reading: Reading) -> Reading:
         """Read a call from now on."""
-        reading.reads(self._log)
+        if not reading.apart:
+            reading.reads(self._log)
         self._open.setdefault(reading.call, set()).add(reading)
         self._began[reading] = reading.began
         return reading

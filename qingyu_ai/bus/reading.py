@@ -78,6 +78,8 @@ class Reading:
         """Stream sequence from which the log must be read again; 0: the reader is level with it."""
         self._mended = False
         self._seeks_end = False
+        self.unsure = False
+        """It has read the log without its consumer, and has not asked since whether that was the log that it takes it for."""
         self._decided: bus_pb2.End | None = None
         self.apart = False
         """Read by a consumer of its own, not by the bridge's: another request began the call."""
@@ -131,7 +133,7 @@ class Reading:
         self._log = self._there
         if not self._at.next:
             self._at = Position(reopened=self._at.reopened)
-        self._behind, self._mended = 1, False
+        self._behind, self._mended, self.unsure = 1, False, False
         self._wake()
 
     @property
@@ -236,8 +238,14 @@ class Reading:
             self.end = end
             self._wake()
 
-    def replay(self, end: bus_pb2.End) -> None:
-        """The call is decided: read its log from the start, and end as the record says where the log does not."""
+    def replay(self, end: bus_pb2.End, log: str) -> None:
+        """The call is decided: read its log from the start, without a consumer, and end as the record says where the log does
+        not.
+
+        Args:
+            log: the one that is there.
+        """
+        self.apart, self._log, self._there = True, log, log
         self._decided = end
         self._behind = 1
 
@@ -268,6 +276,7 @@ class Reading:
             if self._fault is not None:
                 raise self._fault
             if self.end is not None:
+                await self._make_sure(self.end)
                 return []
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -276,6 +285,22 @@ class Reading:
         self._held_bytes = 0
         self.taken += sum(span for _, span in chunks)
         return chunks
+
+    async def _make_sure(self, end: bus_pb2.End) -> None:
+        """See that a text that ends well is of one log: its consumer may not have told yet of a loss.
+
+        Raises:
+            Fault: it is not, or the broker does not answer.
+        """
+        if not self.unsure or not self._log or end.status or self._silent:
+            return
+        try:
+            log_name = await self._bus.generation(topology.LOG)
+        except TransportError as e:
+            raise BusDown.of(e) from None
+        if log_name != self._log:
+            raise Lost("its log was lost while it was read")
+        self.unsure = False
 
     async def wait_end(self) -> bus_pb2.End:
         """Wait for the end of a unary row.
@@ -308,7 +333,7 @@ class Reading:
                 if sequence <= self._live_sequence:
                     self.fail(Lost("the log no longer holds it"))
                 return
-            self._behind = 0
+            self._behind, self.unsure = 0, True
             self._take(bus_pb2.Frame.FromString(stored.data), stored.sequence)
             if self._behind:
                 return  # the room is full, or there is a hole: again from there, after the caller has taken what is held
@@ -325,10 +350,11 @@ class Reading:
             self.fail(Lost("its log has expired"))
 
     async def _next(self, sequence: int) -> Stored | None:
-        """The next frame in the log; a replica that lags behind what was delivered already is asked again."""
+        """The next frame in the log; a replica that lags behind what was delivered, or counted, already is asked again."""
+        counted = self._decided is not None and self._decided.count > self._at.next
         for delay in (0.0, 0.02, 0.1, 0.3):
             await asyncio.sleep(delay)
             stored = await self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds)
-            if stored is not None or sequence > self._live_sequence:
+            if stored is not None or not (counted or sequence <= self._live_sequence):
                 break
         return stored

@@ -25,7 +25,7 @@ class Records:
         """Read the record of a call.
 
         Args:
-            newest: after a compare-and-set that failed: what made it fail must be seen.
+            newest: from the leader, not from a copy that may be behind: what was written before must be seen.
 
         Raises:
             TransportError: the bucket does not answer.

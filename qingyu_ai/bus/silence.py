@@ -44,7 +44,8 @@ class Silence:
             Fault: the call's own log cannot be read.
         """
         try:
-            entry = await self._records.read(reading.call)
+            # Who is astray believes a worker that has the call: a copy that is behind may not know who replaced it.
+            entry = await self._records.read(reading.call, newest=reading.astray)
         except TransportError as e:
             reading.fail(BusDown.of(e))
             return
@@ -60,7 +61,7 @@ class Silence:
         elif record.other_body(held, reading.digest):
             reading.fail(SameIdOtherBody(reading.request_id))  # claimed for a request that came at the same time
         elif reading.astray:
-            self._judge_astray(reading, entry)
+            self._judge_astray(reading, entry, queue)
         elif not (reading.apart or reading.heard_anything) and (not entry.done or held.end.count):
             # Its worker speaks, or spoke, into the log of another request with the same id.
             reading.heard = now
@@ -89,16 +90,19 @@ class Silence:
         if queue.created_unix > reading.began:
             reading.fail(BusDown("it lost the job"))
 
-    def _judge_astray(self, reading: Reading, entry: Entry) -> None:
+    def _judge_astray(self, reading: Reading, entry: Entry, queue: str) -> None:
         """The log was made anew. Does what is said there go on with what this reader has?"""
         held, at = entry.record, reading.position
-        if record.epoch_of(entry) == at.epoch if at.next else reading.is_there(held.log):
+        same = record.epoch_of(entry) == at.epoch and not reading.unsure if at.next else reading.is_there(held.log)
+        if same:
             # Nobody has claimed the call since; or nothing was shown, and the call was claimed in the new log.
             reading.settle()
-        elif entry.done and (held.end.status or not held.end.count):
+        elif entry.done and (held.end.status or not (held.end.count or at.next)):
             reading.finish(held.end)
         elif at.next or entry.done:
             reading.fail(Lost("its log is lost"))
+        elif record.other_queue(held, queue):
+            reading.fail(BusDown("it lost the job"))  # with the log: nobody will claim it, unless it is asked for again
         else:
             reading.heard = time.monotonic() - self._settings.lease_seconds / 2  # a claim in the new log may come
 
@@ -107,7 +111,9 @@ class Silence:
         end, at = entry.record.end, reading.position
         if end.HasField("answer") or end.status:
             reading.ends_with(end)
-        elif end.count == at.next and record.epoch_of(entry) in (0, at.epoch):
+            return
+        heard = record.epoch_of(entry) in (0, at.epoch) and not (entry.record.restarted and at.awaits_base)
+        if end.count == at.next and (heard or not end.count):
             reading.finish(end)
         else:
             reading.look_again()  # as many deltas, perhaps, but of a claim that this reader has not heard

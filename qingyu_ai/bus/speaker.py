@@ -59,7 +59,7 @@ class Speaker:
         self._settings = settings
         self.next = base
         """The number of the next delta: how many were said on the call."""
-        self._sent = base
+        self._sent = self._stored = base
         self._based = False
         self._heeds_credit = heeds_credit
         self._granted = base + settings.window_frames
@@ -85,6 +85,11 @@ class Speaker:
     def broken(self) -> bool:
         """Whether the log has stopped to store, or the claim was given up."""
         return self._broken is not None
+
+    @property
+    def stored(self) -> int:
+        """How many deltas of the call the log is known to have."""
+        return self._stored
 
     @property
     def unheard(self) -> bool:
@@ -187,7 +192,7 @@ class Speaker:
 
     def start_at(self, base: int) -> None:
         """After a fence: where this epoch goes on."""
-        self.next = self._sent = base
+        self.next = self._sent = self._stored = base
         self._granted = base + self._settings.window_frames
 
     def _send(self) -> None:
@@ -235,6 +240,7 @@ class Speaker:
         except TransportError as e:
             log.warning("frame_refused", log=self._inbox, error=str(e))
             return  # `tick` sends it again
+        self._stored = self._sent
         self._landed()
         if self._pending or self._closing is not None:
             self._send()

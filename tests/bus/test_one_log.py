@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from qingyu_ai import routes
 from qingyu_ai.bus import record, subjects, topology
+from qingyu_ai.bus.chunks import CHAT
+from qingyu_ai.bus.claiming import Claimed
+from qingyu_ai.bus.dead import DeadLetters
+from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import BusDown, Lost
 from qingyu_ai.bus.gauge import Gauge
+from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.job import JobRun, Station
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.bus.record import JobMessage, decided, noted, running
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.silence import Silence
-from qingyu_ai.contract.bus_pb2 import Data, End, Frame, Record
+from qingyu_ai.bus.speaker import Speaker
+from qingyu_ai.contract.bus_pb2 import Data, End, Fence, Frame, Record
 from tests.bus.conftest import FAST
 
 CALL, DIGEST = "a" * 32, b"d"
@@ -46,7 +56,10 @@ class Lab:
 
     async def say(self, epoch: int, seq: int, *chunks: str, base: int | None = None) -> None:
         """Store a frame of a worker."""
-        frame = Frame(epoch=epoch, seq=seq, base=base, data=Data(chunk=[c.encode() for c in chunks]))
+        await self.store(Frame(epoch=epoch, seq=seq, base=base, data=Data(chunk=[c.encode() for c in chunks])))
+
+    async def store(self, frame: Frame) -> None:
+        """Store a frame."""
         await self.bus.store(LOG, frame.SerializeToString(), timeout=1)
         await asyncio.sleep(0.01)
 
@@ -66,7 +79,9 @@ class Lab:
         async def apart(reading: Reading) -> None:
             raise AssertionError("it reads the right log")
 
-        await Silence(self.bus, FAST, self.records, Gauge(self.bus, "b1", lambda: 0.0), apart).judge(self.reading)
+        gauge = Gauge(self.bus, "b1", lambda: 0.0)
+        gauge.generations["AI_CHAT"] = self.broker.streams["AI_CHAT"].generation
+        await Silence(self.bus, FAST, self.records, gauge, apart).judge(self.reading)
 
     async def shown(self) -> str:
         """What the reader has for its caller by now."""
@@ -188,6 +203,128 @@ async def test_failure_ends_a_reader_that_is_astray(lab: Lab) -> None:
     assert await lab.shown() == ""
     assert lab.reading.end is not None
     assert lab.reading.end.status
+
+
+async def test_answer_of_no_deltas_ends_who_has_heard_nothing(lab: Lab) -> None:
+    """Its worker died before it said the end: there is no text that could be another one's."""
+    await lab.follow()
+    first = await lab.write(one := claimed(lab, 1))
+    await lab.write(decided(one, DIGEST, End(count=0), epoch=first))
+    await lab.judge()
+    assert await lab.shown() == ""
+    assert lab.reading.end is not None
+
+
+async def test_answer_of_no_deltas_does_not_end_who_has_text_of_a_lost_log(lab: Lab) -> None:
+    await lab.follow()
+    first = await lab.write(one := claimed(lab, 1))
+    await lab.say(first, 0, "甲", base=0)
+    assert await lab.shown() == "甲"
+    await lab.lose()
+    second = await lab.write(two := claimed(lab, 2, one))
+    await lab.write(decided(two, DIGEST, End(count=0), epoch=second))
+    await lab.judge()
+    with pytest.raises(Lost):
+        await lab.reading.take()
+
+
+async def test_fence_of_who_begins_anew_does_not_make_the_text_its_own(lab: Lab) -> None:
+    """The reader goes on in the new log, hears the fence of the next worker, and then of the record: as many deltas."""
+    await lab.follow()
+    first = await lab.write(one := claimed(lab, 1))
+    await lab.say(first, 0, "甲", base=0)
+    assert await lab.shown() == "甲"
+    await lab.lose()
+    await lab.judge()
+    second = await lab.write(two := claimed(lab, 2, one))
+    await lab.store(Frame(epoch=second, fence=Fence()))
+    assert await lab.shown() == ""
+    await lab.write(decided(two, DIGEST, End(count=1), epoch=second))
+    await lab.judge()
+    assert lab.reading.end is None
+    await lab.say(second, 0, "乙", base=0)
+    with pytest.raises(Lost):
+        await lab.reading.take()
+
+
+async def test_who_reads_the_log_itself_asks_which_it_was_before_it_ends_well(lab: Lab) -> None:
+    """A decided call is read again. The log is lost before it is read, and its consumer has not told of that yet."""
+    one = claimed(lab, 1)
+    first, two = 1, claimed(lab, 2, one)
+    await lab.write(two)
+    done = decided(two, DIGEST, End(count=1), epoch=2)
+    lab.reading.replay(done.end, lab.log)
+    await lab.lose()
+    await lab.say(first, 0, "错", base=0)
+    assert len(await lab.reading.take()) == 1
+    with pytest.raises(Lost):
+        await lab.reading.take()
+
+
+async def test_text_that_was_read_past_the_consumer_does_not_go_on_in_a_new_log(lab: Lab) -> None:
+    """A part of it may be of the new log already."""
+    lab.reading.reads(lab.log)
+    first = await lab.write(claimed(lab, 1))
+    await lab.say(first, 0, "甲", base=0)
+    lab.reading.look_again()
+    assert await lab.shown() == "甲"
+    await lab.lose()
+    lab.reading.reads(lab.log)
+    await lab.judge()
+    with pytest.raises(Lost):
+        await lab.reading.take()
+
+
+async def test_job_that_is_lost_with_the_log_is_told_to_who_has_nothing(lab: Lab) -> None:
+    await lab.follow()
+    value = claimed(lab, 1)
+    value.queue = "another"
+    await lab.write(value)
+    await lab.lose()
+    lab.reading.queue = "AI_CHAT"
+    await lab.judge()
+    with pytest.raises(BusDown, match="lost the job"):
+        await lab.reading.take()
+
+
+def run_of(lab: Lab, claim: Claimed) -> JobRun:
+    """A run that has made a claim."""
+    route = routes.CHAT_STREAM
+    served: Any = SimpleNamespace(route=route)
+    envelope = Envelope(CALL, "r1", Deadline.after(10), digest="dd", inbox=LOG)
+    delivery: Any = SimpleNamespace(sequence=1, delivery=2)
+    station = Station(lab.bus, lab.records, DeadLetters(lab.bus, lab.records, FAST), "w2", FAST)
+    run = JobRun(station, served, delivery, envelope, claim.record.log, "", lambda _: asyncio.sleep(0, True))
+    run._claim = claim
+    run.speaker = Speaker(lab.bus, LOG, claim.epoch, "w2", CHAT, FAST)
+    return run
+
+
+async def test_take_over_does_not_move_to_a_new_log_before_it_knows_what_was_said(lab: Lab) -> None:
+    """The record would hide that the text is lost: who resumes would be given the rest of another one."""
+    first = await lab.write(one := claimed(lab, 1))
+    await lab.say(first, 0, "甲", base=0)
+    second = await lab.write(two := claimed(lab, 2, one))
+    claim = Claimed(lab.records, CALL, second, two, goes_on=True)
+    run = run_of(lab, claim)
+    await lab.lose()
+    await run.move(lab.log)
+    assert await run._give_back()
+    entry = await lab.records.read(CALL)
+    assert entry is not None
+    assert running(JobMessage(1, 3, DIGEST, lab.log), "w3", entry.record).restarted
+
+
+async def test_note_that_is_on_its_way_does_not_take_the_claim_away(lab: Lab) -> None:
+    """The record has it, and its acknowledgement is not here yet."""
+    first = await lab.write(one := claimed(lab, 1))
+    claim = Claimed(lab.records, CALL, first, one)
+    await lab.write(noted(one, first, alone=False))
+    assert claim.holds(await lab.records.read(CALL))
+    await lab.write(two := claimed(lab, 2, one))
+    assert not claim.holds(await lab.records.read(CALL))
+    await lab.write(decided(two, DIGEST, End()))
+    assert not claim.holds(await lab.records.read(CALL))
 
 
 def test_epoch_of_a_record_is_that_of_its_claim_whatever_was_written_since() -> None:

@@ -249,3 +249,15 @@ def test_call_has_a_limited_room_in_the_log() -> None:
     voice = speaker(Line(), call_log_bytes=5_000)
     with pytest.raises(Overloaded):
         full(lambda: voice.say(chunk("x" * 1000)) or True, 10)
+
+
+def test_what_is_stored_is_what_was_acknowledged() -> None:
+    line = Line()
+    voice = speaker(line)
+    for text in "红楼梦":
+        voice.say(chunk(text))
+    assert (voice.next, voice.stored) == (3, 0)
+    line.ack()
+    assert voice.stored == 1
+    voice.close()
+    assert (voice.next, voice.stored) == (3, 1)

@@ -11,10 +11,10 @@ import argparse
 import resource
 import sys
 
+from .bounds import Bounds, Scene
 from .configurations import LARGE, MISSED, SMALL, without
 from .explorer import Result, explore
 from .rules import NAMES
-from .state import Bounds, Scene
 
 WIDTH = max(map(len, (*SMALL, *LARGE, *NAMES)))
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from . import broker, invariants, reader, worker
-from .state import ENDED, Scene, State, Step, beginning
+from . import broker, invariants, joining, reading, silence, worker
+from .bounds import Scene
+from .state import ENDED, State, Step, beginning
 
 
 @dataclass(slots=True)
@@ -42,7 +43,9 @@ def steps(s: State, scene: Scene) -> Iterator[Step]:
     """Yield everything that may happen next."""
     yield from broker.steps(s, scene)
     yield from worker.steps(s, scene)
-    yield from reader.steps(s, scene)
+    yield from joining.steps(s, scene)
+    yield from reading.steps(s, scene)
+    yield from silence.steps(s, scene)
 
 
 def explore(scene: Scene, limit: int = 0) -> Result:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from qingyu_ai.bus.record import DONE, REOPENED
 
-from .state import AWAY, DATA_LOSS, ENDED, GONE, OK, READING, SPEAKING, Scene, State, Text
+from .bounds import Scene
+from .state import AWAY, DATA_LOSS, ENDED, GONE, OK, READING, SPEAKING, State, Text
 
 
 def broken(before: State, after: State, scene: Scene) -> str | None:
     """Say which invariant a step breaks."""
     return (
-        _record(before, after)
+        _record(before, after, scene)
         or _effects(before, after)
         or _readers(before, after, scene)
         or _take_over(before, after, scene)
@@ -22,6 +23,10 @@ def _lost(s: State, scene: Scene) -> bool:
     return s.budget.log_losses < scene.bounds.log_losses
 
 
+def _refused(s: State, scene: Scene) -> bool:
+    return s.budget.refusals < scene.bounds.refusals
+
+
 def _queue_lost(s: State, scene: Scene) -> bool:
     return s.budget.queue_losses < scene.bounds.queue_losses
 
@@ -30,14 +35,24 @@ def _done(s: State) -> bool:
     return s.record is not None and s.record.record.state == DONE
 
 
+def _stopped(s: State, scene: Scene) -> int:
+    """How many workers died or were taken for dead; who is taken for dead may still claim, and be taken over from in turn."""
+    spent, bounds = s.budget, scene.bounds
+    return bounds.deaths - spent.deaths + 2 * (bounds.redeliveries - spent.redeliveries)
+
+
 def _agree(a: Text, b: Text) -> bool:
     """Whether one goes on where the other stops."""
     n = min(len(a), len(b))
     return a[:n] == b[:n]
 
 
-def _record(before: State, after: State) -> str | None:
-    if after.record is before.record or before.record is None or after.record is None:
+def _record(before: State, after: State, scene: Scene) -> str | None:
+    if after.record is before.record or after.record is None:
+        return None
+    if after.record.record.deaths > _stopped(after, scene):
+        return "more workers count as lost over the job than were"
+    if before.record is None:
         return None
     if before.record.record.state == DONE and after.record.record.state != REOPENED:
         return "a decided call was decided or run again without having been reopened"
@@ -92,7 +107,7 @@ def _readers(before: State, after: State, scene: Scene) -> str | None:
 def _meant(s: State, text: Text, old: Text) -> bool:
     """Whether somebody said just these words after just this text."""
     new = text[len(old) :]
-    return not new or any(frame.words == new and frame.meant == old for frame in (*s.log, *s.heard))
+    return not new or any(frame.words == new and frame.meant == old for frame in (*s.log, *s.lost, *s.heard))
 
 
 def _before_fences(s: State, words: Text) -> bool:
@@ -120,11 +135,14 @@ def _take_over(before: State, after: State, scene: Scene) -> str | None:
 
 def unfinished(s: State, scene: Scene) -> str | None:
     """Say what is wrong with a state in which nothing is left to be done."""
-    gone = _queue_lost(s, scene) or s.budget.bridge_deaths < scene.bounds.bridge_deaths
+    refused = _refused(s, scene)
+    gone = _queue_lost(s, scene) or refused or s.budget.bridge_deaths < scene.bounds.bridge_deaths
     done = _done(s)
     if gone and not done and not s.jobs:
         if any(r.at == READING and r.queue not in (0, s.queue) for r in s.readers):
             return "a reader waits for a job that was lost with its queue"
+        if refused and any(r.at == READING for r in s.readers):
+            return "a reader waits for a job that its queue refused"
         return None  # who reads the call for another request waits for the deadline
     for i, r in enumerate(s.readers):
         if r.at not in (AWAY, ENDED):

@@ -17,8 +17,9 @@ from qingyu_ai.bus.fold import Position, Verdict
 from qingyu_ai.bus.record import Attach, Claim, JobMessage
 from qingyu_ai.contract import bus_pb2
 
+from .bounds import CANCELLED, DEADLINE_EXCEEDED
 from .rules import Rules
-from .state import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, OK, UNAVAILABLE, Entry, Frame, Job, Record, Text
+from .state import INTERNAL, OK, UNAVAILABLE, Entry, Frame, Job, Record, Text
 
 DIGEST = b"d" * 16
 
@@ -67,15 +68,17 @@ def _thaw(record: Record) -> bus_pb2.Record:
         job_seq=record.job_seq,
         delivery=record.delivery,
         digest=DIGEST,
-        log=_name(record.log),
-        queue=_name(record.queue),
+        log=name_of(record.log),
+        queue=name_of(record.queue),
         deaths=record.deaths,
         given_back=record.given_back,
         reopened=record.reopened,
         reopenings=record.reopenings,
         restarted=record.restarted,
-        inbox=_name(record.inbox),
+        inbox=name_of(record.inbox),
         alone=record.alone,
+        said=record.said,
+        epoch=record.epoch,
     )
     if record.state == product_record.DONE:
         thawed.end.CopyFrom(bus_pb2.End(status=STATUS[record.status], count=record.total))
@@ -100,10 +103,12 @@ def _freeze(record: bus_pb2.Record) -> Record:
         restarted=record.restarted,
         inbox=_number(record.inbox),
         alone=record.alone,
+        said=record.said,
+        epoch=record.epoch,
     )
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
     return f"n{number}" if number else ""
 
 
@@ -117,7 +122,7 @@ def _entry(entry: Entry | None) -> product_record.Entry | None:
 
 def _message(job: Job, log: int) -> JobMessage:
     return JobMessage(
-        job.sequence, job.delivery, DIGEST, _name(log), _name(job.queue), job.reopens, inbox=_name(job.inbox)
+        job.sequence, job.delivery, DIGEST, name_of(log), name_of(job.queue), job.reopens, inbox=name_of(job.inbox)
     )
 
 
@@ -140,11 +145,12 @@ def running(job: Job, log: int, before: Record | None, *, alone: bool) -> Record
 
 
 @cache
-def decided(before: Record | None, status: str, count: int, follow_up: Text = ()) -> Record:
+def decided(before: Record | None, status: str, count: int, follow_up: Text = (), epoch: int = 0) -> Record:
     """See `qingyu_ai.bus.record.decided`."""
     end = bus_pb2.End(status=STATUS[status], count=count)
     left = repr(follow_up).encode() if follow_up else b""
-    return _freeze(product_record.decided(_thaw(before) if before else None, DIGEST, end, left))
+    held = _thaw(before) if before else None
+    return _freeze(product_record.decided(held, DIGEST, end, left, epoch=epoch))
 
 
 @cache
@@ -156,18 +162,26 @@ def reopened(entry: Entry) -> Record:
 
 
 @cache
-def given_back(record: Record) -> Record:
+def noted(record: Record, epoch: int, field: str, value: object) -> Record:
     """See `qingyu_ai.bus.record.noted`."""
-    return _freeze(product_record.noted(_thaw(record), 0, given_back=True))
+    return _freeze(product_record.noted(_thaw(record), epoch, **{field: value}))
+
+
+@cache
+def epoch_of(entry: Entry) -> int:
+    """See `qingyu_ai.bus.record.epoch_of`."""
+    held = _entry(entry)
+    assert held is not None
+    return product_record.epoch_of(held)
 
 
 @cache
 def attach(entry: Entry | None, retries: int, queue: int) -> Attach:
     """See `qingyu_ai.bus.record.attach`."""
-    return product_record.attach(_entry(entry), DIGEST, retries, _name(queue))
+    return product_record.attach(_entry(entry), DIGEST, retries, name_of(queue))
 
 
 @cache
 def other_queue(record: Record, queue: int) -> bool:
     """See `qingyu_ai.bus.record.other_queue`."""
-    return product_record.other_queue(_thaw(record), _name(queue))
+    return product_record.other_queue(_thaw(record), name_of(queue))

@@ -5,19 +5,15 @@ Numbers from 1 stand for what the product names by text: a log generation, a que
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from qingyu_ai.bus.fold import Position
 
-from .rules import Rules
+from .bounds import Bounds, Budget
 
 OK = ""
 UNAVAILABLE = "UNAVAILABLE"
 """A failure that may be tried again."""
-DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-"""May be tried again, too."""
-CANCELLED = "CANCELLED"
 INTERNAL = "INTERNAL"
 """A job that was the end of several workers."""
 DATA_LOSS = "DATA_LOSS"
@@ -83,6 +79,10 @@ class Record(NamedTuple):
     restarted: bool = False
     inbox: int = 0
     alone: bool = False
+    said: int = 0
+    """How many deltas the decision that was reopened last counted."""
+    epoch: int = 0
+    """Of the claim that wrote it; 0: nobody's, or it is the revision."""
 
 
 class Entry(NamedTuple):
@@ -140,10 +140,14 @@ class Worker(NamedTuple):
 
     at: str = IDLE
     job: Job | None = None
+    adopted: Job | None = None
+    """A later delivery of the same message, which it will acknowledge in place of its own."""
     log: int = 0
-    """The generation of the log when it was given the job."""
+    """The generation of the log that it knew when it was given the job."""
     seen: Entry | None = None
-    """The record as it was read; from the claim on, the claim."""
+    """The record as it was read; from the claim on, what this claim wrote last."""
+    voice: int = 0
+    """The revision of its claim."""
     buried: bool = False
     """Too many workers were lost over it: it is to be put aside, not run."""
     epoch: int = 0
@@ -159,10 +163,23 @@ class Worker(NamedTuple):
     fence: int = 0
     """How many frames the log held before the fence."""
     failed: str = OK
+    mute: bool = False
+    """The log does not answer it."""
+    unheard: int = 0
+    """Deltas that it counts and the log may never store."""
     left: Text = ()
     """For the follow-up."""
     order: int = 0
     """The revision of the decision that `left` belongs to."""
+
+    @property
+    def held(self) -> Job | None:
+        """The delivery that it holds."""
+        return self.adopted or self.job
+
+    def on(self, at: str, **changes: Any) -> Worker:
+        """The same run of the same delivery, of which nothing else is left."""
+        return Worker(at, self.job, self.adopted, **changes)
 
 
 AWAY, STORING, READING, ENDED = "away", "storing", "reading", "ended"
@@ -173,86 +190,43 @@ class Reader(NamedTuple):
 
     at: str = AWAY
     inbox: int = 0
+    bridge: int = 0
     apart: bool = False
-    """It reads the call's frames in all inboxes, not only in its own."""
+    """It has a consumer of its own, which reads the call's frames in all inboxes."""
     passed: int = 0
     """How much of the log it has passed."""
-    wide: int = 0
-    """How much of the log it reads in all inboxes, because it has a hole."""
+    behind: int = 0
+    """It reads the log itself, without its consumer, until it has passed so much less 1; 0: it does not."""
+    unsure: bool = False
+    """It has taken frames so, and has not asked since whether that was the log that it takes it for."""
+    seeks_end: bool = False
+    """It goes on so until the log has no more: the call has ended, and it has not heard that."""
+    wide: bool = False
+    """When it reads the log itself, then in all inboxes."""
     fold: Position = Position()
     text: Text = ()
     """What its caller was shown."""
     log: int = 1
-    """The generation of the log when it began to read."""
+    """The log that its text is in."""
+    there: int = 1
+    """The log that is there now, as its consumer has told it."""
     queue: int = 0
     """In which queue its bridge stored the job; 0: another bridge did."""
+    stores: bool = False
+    """Its own request stored the job."""
     mended: bool = False
     replay: Record | None = None
-    """It joined a decided call: this is how the call ended."""
+    """The call is decided: this is how it ended, once the log has no more."""
     has: Text = ()
     """What its caller had been shown elsewhere before."""
     reopens: int = 0
     """The decision that was reopened when it joined."""
     end: str = OK
 
-
-class Budget(NamedTuple):
-    """What may still go wrong, or be asked."""
-
-    deaths: int
-    drains: int
-    redeliveries: int
-    resends: int
-    failures: int
-    withdrawals: int
-    resumes: int
-    log_losses: int
-    queue_losses: int
-    bridge_deaths: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How far an exploration goes."""
-
-    workers: int = 2
-    readers: int = 1
-    """The first one's bridge has stored the job; each other one makes the same request, at any moment."""
-    deltas: int = 1
-    """Of the whole text."""
-    widest: int = 1
-    """Deltas that one frame may cover."""
-    brief: bool = False
-    """A handler may also be done earlier than that."""
-    deaths: int = 0
-    drains: int = 0
-    redeliveries: int = 0
-    """Of a job that a worker still holds. One that nobody holds is always delivered again."""
-    resends: int = 0
-    """Frames that are sent again; the copy that seemed lost may arrive at any time, or never."""
-    failures: int = 0
-    withdrawals: int = 0
-    """By the first reader's bridge."""
-    withdrawn: str = DEADLINE_EXCEEDED
-    retries: int = 0
-    """How often a failure may be reopened."""
-    resumes: int = 0
-    """The first bridge dies, and its caller goes on at another, with what it has."""
-    log_losses: int = 0
-    queue_losses: int = 0
-    bridge_deaths: int = 0
-    """Between the record and the queue."""
-    attempts: int = 9
-    """Claims that may be lost before a job is put aside."""
-
-    def __str__(self) -> str:
-        told = [f.name for f in fields(self) if f.name == "workers" or getattr(self, f.name) != f.default]
-        return ", ".join(f"{name} {getattr(self, name)}" for name in told)
-
     @property
-    def budget(self) -> Budget:
-        """At the beginning."""
-        return Budget(**{name: getattr(self, name) for name in Budget._fields})
+    def astray(self) -> bool:
+        """Whether the log was made anew: it takes nothing before the record has been asked."""
+        return self.log != self.there
 
 
 class State(NamedTuple):
@@ -268,6 +242,8 @@ class State(NamedTuple):
     record: Entry | None = None
     log: tuple[Frame, ...] = ()
     generation: int = 1
+    lost: tuple[Frame, ...] = ()
+    """The frames of the log before: some are on their way to readers that have not heard of the loss."""
     network: tuple[Frame, ...] = ()
     """Frames on their way to the log."""
     heard: tuple[Frame, ...] = ()
@@ -296,14 +272,21 @@ class State(NamedTuple):
         return self._replace(workers=tuple(workers), **changes)
 
     def show(self, i: int, reader: Reader, **changes: Any) -> State:
-        """Change a reader, and more."""
-        return self._replace(readers=(*self.readers[:i], reader, *self.readers[i + 1 :]), **changes)
+        """Change a reader, and more. A lost log is forgotten once none of its frames is on its way any more."""
+        readers = (*self.readers[:i], reader, *self.readers[i + 1 :])
+        if self.lost and all(r.there == self.generation for r in readers if r.at == READING):
+            changes["lost"] = ()
+        return self._replace(readers=readers, **changes)
 
 
 def beginning(bounds: Bounds) -> State:
-    """The first bridge has stored the job and listens."""
-    readers = [Reader(READING, 1, queue=1), *(Reader(AWAY, inbox) for inbox in range(2, bounds.readers + 1))]
-    return State((Worker(),) * bounds.workers, tuple(readers), bounds.budget, (Job(1, 1),))
+    """The first bridge has stored the job and listens; or it is about to, if its job may be refused."""
+    others = [Reader(AWAY, n, 1 if bounds.one_bridge else n) for n in range(2, bounds.readers + 1)]
+    first = Reader(READING, 1, 1, queue=1, stores=True)
+    if bounds.refusals:
+        readers = (first._replace(at=STORING), *others)
+        return State((Worker(),) * bounds.workers, readers, bounds.budget, (), stored=0)
+    return State((Worker(),) * bounds.workers, (first, *others), bounds.budget, (Job(1, 1),))
 
 
 class Step(NamedTuple):
@@ -318,14 +301,3 @@ class Step(NamedTuple):
     def __str__(self) -> str:
         form, *arguments = self.told
         return str(form).format(*arguments)
-
-
-ALL = Rules()
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What an exploration is of."""
-
-    bounds: Bounds
-    rules: Rules = ALL

@@ -6,10 +6,10 @@ import functools
 
 import pytest
 
-from tests.model.configurations import BESIDE, MISSED, SMALL, without
+from tests.model.bounds import Scene
+from tests.model.configurations import MISSED, SMALL, without
 from tests.model.explorer import Result, explore
 from tests.model.rules import NAMES, Rules
-from tests.model.state import Scene
 
 
 @functools.cache
@@ -28,14 +28,6 @@ def test_protocol_keeps_its_invariants(name: str) -> None:
 def test_rule_is_missed(rule: str) -> None:
     found = explore(Scene(MISSED[rule], without(rule))).violation
     assert found is not None
-
-
-@pytest.mark.parametrize("rule", ["base-is-checked-behind-the-fence", "logs-are-compared"])
-def test_rule_beside_it_is_not_what_is_missed(rule: str) -> None:
-    rules = Rules()
-    for name in BESIDE:
-        rules = rules.without(name)
-    assert explore(Scene(MISSED[rule], rules)).violation is None
 
 
 @pytest.mark.parametrize("rule", ["fence-then-fold", "reopening-voids-the-failure"])

@@ -11,7 +11,9 @@ from typing import Any
 from qingyu_ai.bus.fold import Position, Verdict
 from qingyu_ai.bus.record import DONE, RUN, Claim
 
-from . import product
+from . import notes, product
+from .bounds import Scene
+from .notes import give_back, note, noted, write_allowed
 from .state import (
     ACKING,
     CLAIMING,
@@ -30,7 +32,6 @@ from .state import (
     UNAVAILABLE,
     Entry,
     Frame,
-    Scene,
     State,
     Step,
     Text,
@@ -44,6 +45,7 @@ def steps(s: State, scene: Scene) -> Iterator[Step]:
         if w.at == IDLE or w in s.workers[:i]:
             continue
         yield from DOES[w.at](s, i, w, scene)
+        yield from notes.steps(s, i, w, scene)
         if s.budget.deaths:
             yield Step(
                 ("worker {} dies while {}", w.job, w.at), s.put(i, Worker(), budget=s.spend("deaths")), due=False
@@ -65,21 +67,16 @@ def _given(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
             yield Step(told, s.put(i, _finishing(s, w, scene)))
         case Claim.DROP:
             elsewhere = Frame(w.job.inbox, 0, 0, 0, "elsewhere")
-            yield Step(told, s.put(i, Worker(ACKING, w.job), log=(*s.log, elsewhere)))
+            yield Step(told, s.put(i, w.on(ACKING), log=(*s.log, elsewhere)))
         case Claim.STALE:
             yield Step(told, s.put(i, Worker()))
-
-
-def _write_allowed(s: State, w: Worker, scene: Scene) -> bool:
-    expected = w.seen.revision if w.seen else 0
-    return s.revision == expected or not scene.rules.compare_and_set
 
 
 def _claiming(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     """Compare-and-set to RUN. A record that existed before may belong to a worker that has spoken: fence."""
     assert w.job is not None
-    if not _write_allowed(s, w, scene):
-        again = Worker(GIVEN, w.job, w.log)
+    if not write_allowed(s, w, scene):
+        again = w.on(GIVEN, log=w.log)
         yield Step(("worker {} finds the record changed, and reads it", w.job), s.put(i, again))
         return
     rules = scene.rules
@@ -93,7 +90,9 @@ def _claiming(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
         epoch = claim.revision if rules.epoch_is_revision else w.job.delivery
         inbox = claim.record.inbox if rules.one_inbox else w.job.inbox
         told = ("worker {} claims the call{}: RUN, epoch {}", w.job, ", alone" if alone else "", epoch)
-        yield Step(told, s.put(i, w._replace(at=at, seen=claim, epoch=epoch, inbox=inbox), record=claim))
+        knows = 0 if at == SPEAKING else w.log
+        mine = w._replace(at=at, log=knows, seen=claim, voice=claim.revision, epoch=epoch, inbox=inbox)
+        yield Step(told, s.put(i, mine, record=claim))
 
 
 def _say(s: State, i: int, w: Worker, frame: Frame, after: Worker, scene: Scene) -> Iterator[Step]:
@@ -115,7 +114,7 @@ def _say(s: State, i: int, w: Worker, frame: Frame, after: Worker, scene: Scene)
 def _fencing(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     assert w.job is not None
     assert w.seen is not None
-    fence = Frame(w.inbox, w.seen.revision, w.epoch, len(w.text), "fence")
+    fence = Frame(w.inbox, w.voice, w.epoch, len(w.text), "fence")
     at = FOLDING if scene.rules.fence_then_fold else SPEAKING
     yield from _say(s, i, w, fence, w._replace(at=at, frame=None, aired=False, fence=len(s.log)), scene)
 
@@ -127,29 +126,26 @@ def _folding(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     rules = scene.rules
     first_fold = not (rules.fence and rules.fence_then_fold)
     if not first_fold and len(s.log) <= w.fence:
-        yield _give_back(s, i, w, scene, "does not find its fence in the log")
+        yield give_back(s, i, w, scene, "does not find its fence in the log")
         return
     if rules.log_is_asked_after_the_fold and s.generation != w.log:
-        yield _give_back(s, i, w, scene, "finds another log")
+        yield give_back(s, i, w, scene, "finds another log")
         return
     below = [frame for frame in (s.log if first_fold else s.log[: w.fence]) if frame.inbox == w.inbox]
     text = _fold(below, w, scene)
     at = FENCING if rules.fence and not rules.fence_then_fold else SPEAKING
     told = ("worker {} folds {} frames and goes on at {}", w.job, len(below), len(text))
-    after = w._replace(at=at, text=text)
+    after, changes = w._replace(at=at, text=text, log=0, fence=0), {}
+    held = w.seen.record
+    if len(text) < held.said and not held.restarted:
+        entry = note(s, w, scene, "restarted", True)
+        if entry is None:
+            yield Step(("worker {} is stale", w.job), s.put(i, Worker()))
+            return
+        after, changes = noted(after, entry, scene), {"record": entry}
     if w.buried and at == SPEAKING:
         after = after._replace(at=COMMITTING, failed=INTERNAL)
-    yield Step(told, s.put(i, after))
-
-
-def _give_back(s: State, i: int, w: Worker, scene: Scene, why: str) -> Step:
-    """Say in the record that this worker is not lost over the job, if the call is still its own."""
-    assert w.seen is not None
-    told = ("worker {} {}, and gives the job back", w.job, why)
-    if not _write_allowed(s, w, scene):
-        return Step(told, s.put(i, Worker()))
-    record = Entry(s.revision + 1, product.given_back(w.seen.record))
-    return Step(told, s.put(i, Worker(GIVING_BACK, w.job), record=record))
+    yield Step(told, s.put(i, after, **changes))
 
 
 def _fold(frames: list[Frame], w: Worker, scene: Scene) -> Text:
@@ -177,27 +173,34 @@ def _speaking(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
         return
     if rest <= 0 or scene.bounds.brief:
         yield _apply(s, i, w, scene)
+    elif s.budget.mutes:
+        yield _fall_mute(s, i, w, frames[0], scene)
     if s.budget.failures:
         failed = w._replace(at=COMMITTING, failed=UNAVAILABLE)
         yield Step(("the handler of worker {} fails", w.job), s.put(i, failed, budget=s.spend("failures")), due=False)
     if w.seen and s.revision != w.seen.revision:
         yield Step(("worker {} is told to look at the record", w.job), s.put(i, w._replace(at=LOSING)), due=False)
-    if s.budget.drains and w.seen and s.revision == w.seen.revision:
+    if s.budget.drains:
         stopped = s._replace(budget=s.spend("drains"))
-        yield _give_back(stopped, i, w, scene, "stops in good order")._replace(due=False)
+        yield give_back(stopped, i, w, scene, "stops in good order")._replace(due=False)
+
+
+def _fall_mute(s: State, i: int, w: Worker, frame: Frame, scene: Scene) -> Step:
+    """The log does not answer any more: the call fails, and its end is not said."""
+    unheard = 0 if scene.rules.count_is_of_what_is_stored else frame.span
+    after = w._replace(at=COMMITTING, failed=UNAVAILABLE, mute=True, unheard=unheard)
+    told = ("worker {} sends {}, hears nothing of it, and gives up", w.job, frame)
+    return Step(told, s.put(i, after, network=(*s.network, frame), budget=s.spend("mutes")), due=False)
 
 
 def _data(w: Worker, span: int) -> Frame:
-    assert w.job is not None
-    assert w.seen is not None
     seq = len(w.text)
-    return Frame(w.inbox, w.seen.revision, w.epoch, seq, "data", span, None if w.based else seq, meant=w.text)
+    return Frame(w.inbox, w.voice, w.epoch, seq, "data", span, None if w.based else seq, meant=w.text)
 
 
 def _apply(s: State, i: int, w: Worker, scene: Scene) -> Step:
     """The effect, idempotent under the call id: another claim that applied it before has done this one's work."""
-    assert w.seen is not None
-    key = 0 if scene.rules.effects_under_call_id else w.seen.revision
+    key = 0 if scene.rules.effects_under_call_id else w.voice
     effects = s.effects if key in s.effects else (*s.effects, key)
     ends_first = not scene.rules.commit_then_end
     after = w._replace(at=ENDING, frame=_end(w, OK)) if ends_first else w._replace(at=COMMITTING)
@@ -206,26 +209,24 @@ def _apply(s: State, i: int, w: Worker, scene: Scene) -> Step:
 
 def _end(w: Worker, status: str) -> Frame:
     """The end that the worker of the call says itself."""
-    assert w.job is not None
-    assert w.seen is not None
     count = len(w.text)
     base = None if w.based else count
-    return Frame(w.inbox, w.seen.revision, w.epoch, count, "end", base=base, status=status, total=count)
+    return Frame(w.inbox, w.voice, w.epoch, count, "end", base=base, status=status, total=count)
 
 
 def _committing(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     """Compare-and-set to DONE: this is the commit."""
     assert w.seen is not None
-    if not _write_allowed(s, w, scene):
+    if not write_allowed(s, w, scene):
         yield Step(("worker {} finds the record changed", w.job), s.put(i, w._replace(at=LOSING)))
         return
-    left = () if w.buried else w.text
-    record = Entry(s.revision + 1, product.decided(w.seen.record, w.failed, len(w.text), left))
-    after = Worker(ENDING, w.job, frame=_end(w, w.failed), left=left, order=record.revision)
-    if w.failed == OK and not scene.rules.commit_then_end:
-        after = Worker(_after_end(left, scene), w.job, left=left, order=record.revision)
+    left, count = () if w.buried else w.text, len(w.text) + w.unheard
+    record = Entry(s.revision + 1, product.decided(w.seen.record, w.failed, count, left, w.epoch))
+    after = w.on(ENDING, frame=_end(w, w.failed), left=left, order=record.revision)
+    if w.mute or (w.failed == OK and not scene.rules.commit_then_end):
+        after = w.on(_after_end(left, scene), left=left, order=record.revision)
     final = w.text if w.failed == OK else s.final
-    told = ("worker {} commits: DONE({}, count {})", w.job, w.failed or "OK", len(w.text))
+    told = ("worker {} commits: DONE({}, count {})", w.job, w.failed or "OK", count)
     yield Step(told, s.put(i, after, record=record, final=final))
 
 
@@ -258,7 +259,7 @@ def _finishing(s: State, w: Worker, scene: Scene) -> Worker:
     )
     mine = (record.job_seq, record.delivery) == (w.job.sequence, w.job.delivery)
     left = record.follow_up or (w.text if mine or not scene.rules.last_claim_leaves_the_turn else ())
-    return Worker(ENDING, w.job, frame=end, left=left, order=revision)
+    return w.on(ENDING, frame=end, left=left, order=revision)
 
 
 def _after_end(left: Text, scene: Scene) -> str:
@@ -270,14 +271,14 @@ def _ending(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     if w.seen is not None:  # only without `commit_then_end`
         after = w._replace(at=COMMITTING, frame=None, aired=False)
     else:
-        after = Worker(_after_end(w.left, scene), w.job, left=w.left, order=w.order)
+        after = w.on(_after_end(w.left, scene), left=w.left, order=w.order)
     yield from _say(s, i, w, w.frame, after, scene)
 
 
 def _following(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
     """The session's turn: that of a later decision takes the place of that of an earlier one."""
     rules = scene.rules
-    after = Worker(ACKING, w.job) if rules.follow_up_then_acknowledge else Worker()
+    after = w.on(ACKING) if rules.follow_up_then_acknowledge else Worker()
     allowed = rules.later_turn_replaces if w.order > s.order else not rules.earlier_turn_does_not
     replaces = s.turn is None or allowed
     changes: dict[str, Any] = {"turn": w.left, "order": w.order} if replaces else {}
@@ -286,10 +287,11 @@ def _following(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
 
 
 def _acking(s: State, i: int, w: Worker, scene: Scene) -> Iterator[Step]:
-    assert w.job is not None
+    held = w.held
+    assert held is not None
     late = w.left and not scene.rules.follow_up_then_acknowledge
-    after = Worker(FOLLOWING, w.job, left=w.left, order=w.order) if late else Worker()
-    jobs = tuple(job for job in s.jobs if (job.queue, job.sequence) != (w.job.queue, w.job.sequence))
+    after = w.on(FOLLOWING, left=w.left, order=w.order) if late else Worker()
+    jobs = tuple(job for job in s.jobs if (job.queue, job.sequence) != (held.queue, held.sequence))
     yield Step(("worker {} acknowledges the job", w.job), s.put(i, after, jobs=jobs))
 
 
