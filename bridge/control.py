@@ -6,8 +6,9 @@ from google.rpc import status_pb2
 
 from qingyu_ai.bus import record, subjects
 from qingyu_ai.bus.call import Caller
-from qingyu_ai.bus.errors import BusDown, Cancelled, NotFound, TransportError
+from qingyu_ai.bus.errors import BusDown, Cancelled, NotFound
 from qingyu_ai.bus.record import Entry
+from qingyu_ai.bus.transport_errors import TransportError
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import control_pb2 as control
 

@@ -12,7 +12,7 @@ import uvloop
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from .bus.connection import NatsBus
-from .bus.errors import TransportError, Unfit
+from .bus.transport_errors import TransportError, Unfit
 from .bus.worker import Worker
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings

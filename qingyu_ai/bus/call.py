@@ -15,23 +15,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import record, subjects, topology
 from .discovery import Presence
-from .errors import (
-    BusDown,
-    Conflict,
-    Disconnected,
-    Expired,
-    Fault,
-    Lost,
-    NoResponders,
-    NotFound,
-    NoWorker,
-    Overloaded,
-    PayloadTooLarge,
-    ReplyTimeout,
-    SameIdOtherBody,
-    TransportError,
-    fault_of,
-)
+from .errors import BusDown, Expired, Fault, Lost, NotFound, NoWorker, Overloaded, SameIdOtherBody, fault_of
 from .headers import Envelope
 from .readers import Readers
 from .reading import Reading
@@ -39,6 +23,7 @@ from .record import Attach, Entry
 from .records import Records
 from .storing import Request, Storing
 from .transport import Bus
+from .transport_errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, TransportError
 
 log = structlog.get_logger(__name__)
 

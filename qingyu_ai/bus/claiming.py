@@ -12,9 +12,10 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import record
 from .deadline import Deadline
-from .errors import Conflict, Expired
+from .errors import Expired
 from .record import Claim, Entry, JobMessage
 from .records import Records
+from .transport_errors import Conflict
 
 log = structlog.get_logger(__name__)
 

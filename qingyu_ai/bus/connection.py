@@ -26,7 +26,6 @@ from qingyu_ai.settings import without_password
 
 from . import topology
 from .client import DirectClient
-from .errors import Disconnected, NoResponders, PayloadTooLarge, StoreRefused, TransportError
 from .headers import DESCRIPTION, STATUS
 from .ordered import OrderedReader
 from .pull import StandingPull
@@ -46,6 +45,7 @@ from .transport import (
     expecting,
     parse_ack,
 )
+from .transport_errors import Disconnected, NoResponders, PayloadTooLarge, StoreRefused, TransportError
 
 log = structlog.get_logger(__name__)
 

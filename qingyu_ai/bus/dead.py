@@ -14,10 +14,11 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import record, subjects, topology
 from .deadline import Deadline
-from .errors import Conflict, Fault, TransportError
+from .errors import Fault
 from .headers import Envelope
 from .records import Records
 from .transport import Bus, Delivery
+from .transport_errors import Conflict, TransportError
 
 log = structlog.get_logger(__name__)
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from .errors import Disconnected
 from .transport import Bus, Headers, Subscription
+from .transport_errors import Disconnected
 
 log = structlog.get_logger(__name__)
 

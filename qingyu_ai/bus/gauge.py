@@ -9,8 +9,8 @@ from collections.abc import Callable
 import structlog
 
 from . import subjects, topology
-from .errors import TransportError
 from .transport import Bus, Headers, Subscription, Usage
+from .transport_errors import TransportError
 
 log = structlog.get_logger(__name__)
 

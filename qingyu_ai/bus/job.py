@@ -23,20 +23,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import record, topology
 from .claiming import Claimant, Claimed, NotYet, Stale
 from .dead import DeadLetters
-from .errors import (
-    BusDown,
-    Cancelled,
-    Conflict,
-    Expired,
-    Fault,
-    GaveUp,
-    Internal,
-    Interrupted,
-    Invalid,
-    PayloadTooLarge,
-    TooLarge,
-    TransportError,
-)
+from .errors import BusDown, Cancelled, Expired, Fault, GaveUp, Internal, Interrupted, Invalid, TooLarge
 from .handler import Call, Served, internal
 from .headers import Envelope
 from .record import Entry, JobMessage
@@ -44,6 +31,7 @@ from .records import Records
 from .speaker import MAX_CHUNK, Speaker
 from .takeover import begins_here, said_before
 from .transport import Bus, Delivery
+from .transport_errors import Conflict, PayloadTooLarge, TransportError
 
 log = structlog.get_logger(__name__)
 

@@ -15,13 +15,14 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import record, subjects, topology
 from .dead import DeadLetters
-from .errors import Fault, Invalid, TransportError
+from .errors import Fault, Invalid
 from .handler import Served
 from .headers import Envelope
 from .job import JobRun, Station
 from .records import Records
 from .suspects import Suspects
 from .transport import Bus, Delivery, Puller
+from .transport_errors import TransportError
 
 log = structlog.get_logger(__name__)
 

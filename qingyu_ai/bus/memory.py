@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable
 
 from . import headers as wire
-from .errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
@@ -30,6 +29,7 @@ from .transport import (
     expecting,
     parse_ack,
 )
+from .transport_errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 
 
 class MemoryBus:

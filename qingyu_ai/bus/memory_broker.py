@@ -17,7 +17,6 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import topology
-from .errors import Conflict, StoreRefused
 from .transport import (
     Delivery,
     Headers,
@@ -25,6 +24,7 @@ from .transport import (
     OnMessage,
     Queue,
 )
+from .transport_errors import Conflict, StoreRefused
 
 
 def matches(pattern: str, subject: str) -> bool:

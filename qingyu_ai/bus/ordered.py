@@ -17,9 +17,9 @@ import structlog
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from .errors import TransportError
 from .headers import STATUS
 from .transport import Headers, OnFrame, Subscription
+from .transport_errors import TransportError
 
 if TYPE_CHECKING:
     from .connection import NatsBus

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from .errors import Disconnected
 from .headers import STATUS
 from .transport import Delivery, Headers, Queue, Subscription
+from .transport_errors import Disconnected
 
 if TYPE_CHECKING:
     from .connection import NatsBus

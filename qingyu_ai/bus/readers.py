@@ -13,12 +13,13 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import subjects, topology
-from .errors import Fault, Overloaded, TransportError, fault_of
+from .errors import Fault, Overloaded, fault_of
 from .gauge import Gauge
 from .reading import Reading
 from .records import Records
 from .silence import Silence
 from .transport import Bus, Subscription
+from .transport_errors import TransportError
 from .withdrawal import Withdrawals
 
 log = structlog.get_logger(__name__)

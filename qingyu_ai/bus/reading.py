@@ -17,9 +17,10 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import subjects, topology
-from .errors import BusDown, Fault, Lost, TransportError
+from .errors import BusDown, Fault, Lost
 from .fold import Position, Verdict, fold
 from .transport import Bus, Stored, Subscription
+from .transport_errors import TransportError
 
 log = structlog.get_logger(__name__)
 

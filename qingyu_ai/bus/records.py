@@ -9,9 +9,9 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import topology
-from .errors import Conflict, PayloadTooLarge, TransportError
 from .record import Entry
 from .transport import Bus
+from .transport_errors import Conflict, PayloadTooLarge, TransportError
 
 
 class Records:

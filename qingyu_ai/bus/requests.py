@@ -11,9 +11,9 @@ import contextlib
 import time
 from typing import Protocol
 
-from .errors import Disconnected, NoResponders, ReplyTimeout, TransportError
 from .headers import STATUS
 from .transport import Headers, OnReply
+from .transport_errors import Disconnected, NoResponders, ReplyTimeout, TransportError
 
 PATIENCE = 0.5
 """Seconds after a loss of the connection for which what is asked waits for the next one. To another server of a cluster it takes

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record
-from .errors import BusDown, Lost, SameIdOtherBody, TransportError
+from .errors import BusDown, Lost, SameIdOtherBody
 from .gauge import Gauge
 from .reading import Reading
 from .record import Entry
 from .records import Records
 from .transport import Bus
+from .transport_errors import TransportError
 
 
 class Silence:

@@ -16,8 +16,9 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from .chunks import Shape, encode, merge
-from .errors import BusDown, Overloaded, PayloadTooLarge, TooLarge, TransportError
+from .errors import BusDown, Overloaded, TooLarge
 from .transport import Bus, Headers, parse_ack
+from .transport_errors import PayloadTooLarge, TransportError
 
 log = structlog.get_logger(__name__)
 

@@ -13,9 +13,10 @@ from qingyu_ai.routes import Route
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import topology
-from .errors import BusDown, Fault, TransportError, fault_of
+from .errors import BusDown, Fault, fault_of
 from .headers import Envelope
 from .transport import Bus, Headers, parse_ack
+from .transport_errors import TransportError
 
 log = structlog.get_logger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from qingyu_ai.contract import bus_pb2
 
 from . import topology
-from .errors import TransportError
 from .fold import Position, Verdict, fold
 from .transport import Bus
+from .transport_errors import TransportError
 
 
 async def said_before(bus: Bus, inbox: str, fence: int, reopened: int, timeout: float) -> tuple[Position, list[bytes]]:

@@ -34,8 +34,8 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import subjects
-from .errors import Disconnected, StoreRefused, Unfit
 from .transport import Queue
+from .transport_errors import Disconnected, StoreRefused, Unfit
 
 T = TypeVar("T")
 

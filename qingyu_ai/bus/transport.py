@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from . import headers as wire
-from .errors import Conflict, StoreRefused
+from .transport_errors import Conflict, StoreRefused
 
 Headers = Mapping[str, str]
 """As they are received. They are sent as an encoded block, which `headers.encode` makes."""

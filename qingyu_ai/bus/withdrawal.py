@@ -12,9 +12,10 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record, subjects
-from .errors import Conflict, Fault, NoResponders, ReplyTimeout, TransportError
+from .errors import Fault
 from .records import Records
 from .transport import Bus, Headers, Subscription
+from .transport_errors import Conflict, NoResponders, ReplyTimeout, TransportError
 
 log = structlog.get_logger(__name__)
 

@@ -23,12 +23,13 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
-from .errors import BusDown, Fault, Invalid, Overloaded, PayloadTooLarge, TooLarge, TransportError
+from .errors import BusDown, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
 from .jobs import Jobs
 from .speaker import MAX_CHUNK
 from .transport import Bus, Headers, Subscription
+from .transport_errors import PayloadTooLarge, TransportError
 
 log = structlog.get_logger(__name__)
 

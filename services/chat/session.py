@@ -16,10 +16,11 @@ import structlog
 from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
-from qingyu_ai.bus.errors import Conflict, Overloaded, StoreRefused, TooLarge
+from qingyu_ai.bus.errors import Overloaded, TooLarge
 from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
+from qingyu_ai.bus.transport_errors import Conflict, StoreRefused
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat as ChatSettings
 

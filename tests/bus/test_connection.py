@@ -10,8 +10,9 @@ import pytest
 from qingyu_ai.bus import headers as wire
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
-from qingyu_ai.bus.errors import Code, Disconnected, Fault, PayloadTooLarge
+from qingyu_ai.bus.errors import Code, Fault
 from qingyu_ai.bus.transport import Delivery
+from qingyu_ai.bus.transport_errors import Disconnected, PayloadTooLarge
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST, clean
 from tests.bus.system import close_system, echo, open_system, read, spell

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from qingyu_ai.bus.errors import (
-    Cancelled,
-    Code,
-    Fault,
-)
+from qingyu_ai.bus.errors import Cancelled, Code, Fault
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai

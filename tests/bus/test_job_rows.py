@@ -8,12 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qingyu_ai.bus import topology
-from qingyu_ai.bus.errors import (
-    Code,
-    Fault,
-    NoWorker,
-    Overloaded,
-)
+from qingyu_ai.bus.errors import Code, Fault, NoWorker, Overloaded
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai

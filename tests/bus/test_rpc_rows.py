@@ -7,13 +7,7 @@ import time
 
 import pytest
 
-from qingyu_ai.bus.errors import (
-    Code,
-    Expired,
-    Fault,
-    Invalid,
-    NoWorker,
-)
+from qingyu_ai.bus.errors import Code, Expired, Fault, Invalid, NoWorker
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import rag_pb2 as rag
 from tests.bus.system import System

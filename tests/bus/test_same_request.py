@@ -7,12 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qingyu_ai.bus.errors import (
-    Cancelled,
-    Code,
-    Fault,
-    SameIdOtherBody,
-)
+from qingyu_ai.bus.errors import Cancelled, Code, Fault, SameIdOtherBody
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bus.conftest import FAST

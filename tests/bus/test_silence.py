@@ -8,10 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qingyu_ai.bus.errors import (
-    Code,
-    Fault,
-)
+from qingyu_ai.bus.errors import Code, Fault
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.settings import Bus as BusSettings

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from qingyu_ai.bus.chunks import AGENT, CHAT
-from qingyu_ai.bus.errors import BusDown, Disconnected, Overloaded, TooLarge
+from qingyu_ai.bus.errors import BusDown, Overloaded, TooLarge
 from qingyu_ai.bus.speaker import MAX_CHUNK, Speaker
 from qingyu_ai.bus.transport import OnReply
+from qingyu_ai.bus.transport_errors import Disconnected
 from qingyu_ai.contract.ai_agent_pb2 import AgentStreamChunk, ChatStreamChunk
 from qingyu_ai.contract.bus_pb2 import End, Frame
 from tests.bus.conftest import FAST

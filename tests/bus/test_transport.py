@@ -9,8 +9,8 @@ import pytest
 
 from qingyu_ai.bus import headers as wire
 from qingyu_ai.bus import subjects, topology
-from qingyu_ai.bus.errors import Conflict, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from qingyu_ai.bus.transport import Delivery, Headers
+from qingyu_ai.bus.transport_errors import Conflict, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST
 from tests.bus.system import Connect
