@@ -163,8 +163,8 @@ async def test_call_that_lingers_is_there_when_its_caller_comes_back(bridge: Bri
     await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 1)
     assert (await describe(bridge, "a")).state == control.CALL_STATE_RUNNING
     halting.release.set()
-    again = await begin(bridge, "a")
-    assert await rest_of(again) == "后"
+    again = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "a"),), timeout=20)
+    assert await rest_of(again) == "前后"
     assert (halting.ran, halting.stopped) == (1, 0)
 
 

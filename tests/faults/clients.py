@@ -34,6 +34,10 @@ async def connected(target: str, options: Iterable[tuple[str, Any]] = ()) -> Asy
         yield Stub(channel)
 
 
+CUT = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""Ends that do not depend on how far a call has come."""
+
+
 class Client:
     """One call, and what was received of it so far, over all attempts to read it.
 
@@ -78,7 +82,8 @@ class Client:
     def received(self) -> Received:
         """For the ledger."""
         ok = self.ended_at > 0 and self.failure is None
-        return Received(self.ask.call, self.text, self.finals, self.final_last, ok)
+        cut = self.failure is not None and (self.failure.fault is None or self.failure.code in CUT)
+        return Received(self.ask.call, self.text, self.finals, self.final_last, ok, cut)
 
     @property
     def longest_silence(self) -> float:
@@ -88,6 +93,7 @@ class Client:
     async def stream(self, stub: Stub, timeout: float = 0.0) -> None:
         """Read it as a stream, to its end; once more, if something is there already: from there."""
         metadata = (*self.metadata, *((("x-resume-from", str(len(self.text))),) if self.text else ()))
+        self.finals, self.final_last = 0, False
         with _Ended(self):
             self._call = stub.ChatStream(self.request, timeout=timeout or self.timeout, metadata=metadata)
             async for chunk in self._call:

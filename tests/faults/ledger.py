@@ -45,11 +45,13 @@ class Received:
     call: str
     text: str
     finals: int = 0
-    """Final chunks."""
+    """Final chunks of the last reading: who reads on from the end is told again that it is the end."""
     final_last: bool = False
     """Whether nothing came after the final chunk."""
     ok: bool = True
     """Whether the call ended with OK; what ended otherwise may be short, and not wrong."""
+    cut: bool = False
+    """Whether it was its caller, its deadline or a lost connection that ended it, perhaps between the final chunk and the OK."""
 
 
 def wrongs(received: Received, attempts: Iterable[Attempt], tokens: int) -> list[str]:
@@ -103,7 +105,10 @@ def _part_wrongs(attempt: Attempt, begins: int, ends: int, before: str) -> list[
 
 def _end_wrongs(received: Received, last: Attempt | None, said: int, tokens: int) -> list[str]:
     if not received.ok:
-        return [f"final chunk in a call that failed: {received.finals}"] if received.finals else []
+        if not received.finals:
+            return []
+        if not received.cut:
+            return [f"final chunk in a call that failed: {received.finals}"]
     found = []
     if received.finals != 1 or not received.final_last:
         found.append(f"final chunks: {received.finals}, the last chunk {'is' if received.final_last else 'is none'}")

@@ -83,6 +83,8 @@ def test_final_chunk_is_there_once_and_last() -> None:
         assert "final chunks" in wrong
     [wrong] = wrongs(Received(CALL, WHOLE, finals=1, final_last=True, ok=False), ATTEMPTS, 20)
     assert "final chunk in a call that failed" in wrong
+    assert wrongs(Received(CALL, WHOLE, finals=1, final_last=True, ok=False, cut=True), ATTEMPTS, 20) == []
+    assert wrongs(Received(CALL, WHOLE[:-6], finals=1, final_last=True, ok=False, cut=True), ATTEMPTS, 20) != []
 
 
 def test_whole_text_whose_last_request_was_cut_is_found() -> None:

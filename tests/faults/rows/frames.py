@@ -37,7 +37,7 @@ NOISE = 0.01
 SETTINGS = {
     "QINGYU_BUS__ACK_WAIT_SECONDS": "1",
     "QINGYU_BUS__LEASE_SECONDS": "3",
-    "QINGYU_BUS__PATIENCE_SECONDS": "4",
+    "QINGYU_BUS__PATIENCE_SECONDS": "8",
 }
 """A worker whose frames are held must be replaced before its own patience is over and it gives up by itself."""
 
