@@ -126,7 +126,8 @@ class Caller:
             self._check_room(route)
             return self._begin(request)
         for _ in range(ATTACH_TRIES):
-            entry = await self._read(envelope.call)
+            # Who has a part of the answer must not be told by a copy that is behind that nothing is known of it.
+            entry = await self._read(envelope.call, newest=begun)
             queue = self._gauge.generations.get(request.queue, "")
             verdict = record.attach(entry, request.digest, self._settings.retries, queue)
             if verdict is Attach.REOPEN and not self._all_know_reopening(route):
@@ -240,9 +241,9 @@ class Caller:
             if not reading.heard_anything:
                 reading.fail(fault)
 
-    async def _read(self, call: str) -> Entry | None:
+    async def _read(self, call: str, *, newest: bool = False) -> Entry | None:
         try:
-            return await self.records.read(call)
+            return await self.records.read(call, newest=newest)
         except TransportError as e:
             raise fault_of(e) from None
 
@@ -290,11 +291,8 @@ class Caller:
             Lost: it was, because its log was lost.
             BusDown: the record cannot be read.
         """
-        try:
-            # From the leader: a copy that is behind may not know yet that it was begun anew.
-            entry = await self.records.read(reading.call, newest=True)
-        except TransportError as e:
-            raise fault_of(e) from None
+        # From the leader: a copy that is behind may not know yet that it was begun anew.
+        entry = await self._read(reading.call, newest=True)
         if entry is not None and entry.record.restarted:
             raise Lost("its log was lost, and with it what you have of it")
 

@@ -53,6 +53,9 @@ class Silence:
         if reading.end is not None:
             return
         now, lease = time.monotonic(), self._settings.lease_seconds
+        if entry is not None and entry.revision <= reading.position.reopened:
+            reading.heard = now - lease / 2  # a copy that is behind: the call was reopened since, as this reader knows
+            return
         held = entry.record if entry is not None else None
         queue = self._gauge.generations.get(reading.queue, "")
         if entry is None or held is None or held.state == record.REOPENED:

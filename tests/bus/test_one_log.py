@@ -275,6 +275,15 @@ async def test_text_that_was_read_past_the_consumer_does_not_go_on_in_a_new_log(
         await lab.reading.take()
 
 
+async def test_failure_that_was_reopened_ends_nobody_though_a_copy_of_the_record_still_has_it(lab: Lab) -> None:
+    await lab.write(one := claimed(lab, 1))
+    failed = await lab.write(decided(one, DIGEST, End(status=BusDown("x").status)))
+    lab.reading = Reading(lab.bus, CALL, LOG, FAST, DIGEST, reopened=failed)
+    await lab.follow()
+    await lab.judge()
+    assert lab.reading.end is None
+
+
 async def test_job_that_is_lost_with_the_log_is_told_to_who_has_nothing(lab: Lab) -> None:
     await lab.follow()
     value = claimed(lab, 1)

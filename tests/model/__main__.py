@@ -11,8 +11,9 @@ import argparse
 import resource
 import sys
 
+from . import stories
 from .bounds import Bounds, Scene
-from .configurations import LARGE, MISSED, SMALL, without
+from .configurations import LARGE, MISSED, SLOW, SMALL, without
 from .explorer import Result, explore
 from .rules import NAMES
 
@@ -25,7 +26,10 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--small", action="store_true", help="leave the large configurations out")
     parser.add_argument("--rule", choices=NAMES, action="append", help="switch this rule off; may be given again")
+    parser.add_argument("--stories", action="store_true", help="find anew what `make test` only follows")
     asked = parser.parse_args()
+    if asked.stories:
+        return _stories()
     if asked.rule:
         return _without(asked.rule)
     wrong = _configurations(SMALL if asked.small else {**SMALL, **LARGE})
@@ -41,6 +45,12 @@ def _without(names: list[str]) -> int:
     print("  0 bridge 0 has stored the job and listens")
     print(result.violation or "nothing goes wrong")
     return 0 if result.violation else 1
+
+
+def _stories() -> int:
+    found = {rule: explore(Scene(MISSED[rule], without(rule))).violation for rule in SLOW}
+    stories.write({rule: violation.trace for rule, violation in found.items() if violation})
+    return 0 if all(found.values()) else 1
 
 
 def _configurations(which: dict[str, Bounds]) -> int:

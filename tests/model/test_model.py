@@ -6,10 +6,13 @@ import functools
 
 import pytest
 
+from tests.model import stories
 from tests.model.bounds import Scene
-from tests.model.configurations import MISSED, SMALL, without
+from tests.model.configurations import MISSED, SLOW, SMALL, without
 from tests.model.explorer import Result, explore
 from tests.model.rules import NAMES, Rules
+
+STORIES = stories.read()
 
 
 @functools.cache
@@ -26,8 +29,16 @@ def test_protocol_keeps_its_invariants(name: str) -> None:
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_rule_is_missed(rule: str) -> None:
-    found = explore(Scene(MISSED[rule], without(rule))).violation
-    assert found is not None
+    scene = Scene(MISSED[rule], without(rule))
+    if rule in SLOW:
+        assert stories.follow(scene, STORIES[rule])
+    else:
+        assert explore(scene).violation is not None
+
+
+@pytest.mark.parametrize("rule", SLOW)
+def test_story_does_not_end_so_with_the_rule(rule: str) -> None:
+    assert not stories.follow(Scene(MISSED[rule]), STORIES[rule])
 
 
 @pytest.mark.parametrize("rule", ["fence-then-fold", "reopening-voids-the-failure"])
@@ -53,6 +64,9 @@ def test_counterexample_is_told_step_by_step() -> None:
         ("a caller resumes", "GONE OK; text of 1 claims"),
         ("the log is lost, a worker dies", "DATA_LOSS; text of 1 claims"),
         ("a job that ends its workers", "INTERNAL; text of 0 claims"),
+        ("a job comes back to its worker", "OK; text of 1 claims"),
+        ("a job is refused, another request waits", "UNAVAILABLE UNAVAILABLE; text of 0 claims"),
+        ("the log does not answer", "UNAVAILABLE OK; text of 1 claims, reopened"),
     ],
 )
 def test_exploration_reaches_what_it_is_for(name: str, end: str) -> None:
