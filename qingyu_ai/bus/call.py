@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,9 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import record, subjects, topology
+from .asking import ask
 from .discovery import Presence
-from .errors import BusDown, Expired, Fault, Lost, NotFound, NoWorker, Overloaded, SameIdOtherBody, fault_of
+from .errors import BusDown, Fault, Lost, NotFound, NoWorker, Overloaded, SameIdOtherBody, fault_of
 from .headers import Envelope
 from .readers import Readers
 from .reading import Reading
@@ -23,7 +23,7 @@ from .record import Attach, Entry
 from .records import Records
 from .storing import Request, Storing
 from .transport import Bus
-from .transport_errors import Conflict, Disconnected, NoResponders, PayloadTooLarge, ReplyTimeout, TransportError
+from .transport_errors import Conflict, TransportError
 
 log = structlog.get_logger(__name__)
 
@@ -71,27 +71,11 @@ class Caller:
             Fault: the worker's own, or NoWorker, NotFound (nobody serves this token), Expired, BusDown, TooLarge.
         """
         try:
-            reply, headers = await self.bus.ask(
-                subject,
-                body,
-                timeout=max(0.001, envelope.deadline.remaining),
-                headers=envelope.encode(stored=False),
-            )
-        except NoResponders:
+            return await ask(self.bus, route, subject, body, envelope)
+        except NoWorker:
             if route.token and self.presence.has(route.worker):
                 raise NotFound(route.worker, "工具", subject.rpartition(".")[2]) from None
-            raise NoWorker(route.worker) from None
-        except ReplyTimeout:
-            self._withdrawals.tell(envelope.call)
-            raise Expired from None
-        except (Disconnected, PayloadTooLarge) as e:
-            raise fault_of(e) from None
-        except asyncio.CancelledError:
-            self._withdrawals.tell(envelope.call)
             raise
-        if headers and wire.ERROR_CODE in headers:
-            raise Fault.from_status(reply)
-        return reply
 
     # Job rows.
 

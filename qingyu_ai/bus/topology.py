@@ -7,6 +7,7 @@
 | AI_LOG | frames of calls | memory |
 | KV_ai_calls | the record of each call | file |
 | KV_ai_sessions | chat sessions | file |
+| KV_ai_tools | which tools there are, as long as their workers say so | memory |
 | AI_DEAD | jobs that were put aside | file |
 """
 
@@ -60,6 +61,7 @@ PATIENCE_SECONDS = 25.0
 LOG = "AI_LOG"
 CALLS = "KV_ai_calls"
 SESSIONS = "KV_ai_sessions"
+TOOLS = "KV_ai_tools"
 DEAD = "AI_DEAD"
 
 QUEUES: dict[str, Queue] = {
@@ -70,7 +72,7 @@ QUEUES: dict[str, Queue] = {
 """The work queue of each kind of worker that takes jobs. Consumers of one stream must not overlap."""
 
 
-WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, DEAD)
+WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, TOOLS, DEAD)
 """The streams that a bridge looks at once a second: how full they are, and whether they are still the same."""
 
 
@@ -82,6 +84,11 @@ def call_key(call: str) -> str:
 def session_key(session: str) -> str:
     """The subject of a session."""
     return f"$KV.ai_sessions.{session}"
+
+
+def tool_key(tool: str, worker: str) -> str:
+    """The subject on which a worker says that it has a tool."""
+    return f"$KV.ai_tools.{tool}.{worker}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,14 @@ def plans(bus: BusSettings) -> list[Plan]:
         ),
         Plan(CALLS, call_key(">"), key_value=True, age_seconds=bus.record_age_seconds, bytes=bus.record_bytes),
         Plan(SESSIONS, session_key(">"), key_value=True, age_seconds=bus.session_age_seconds, bytes=bus.session_bytes),
+        Plan(
+            TOOLS,
+            "$KV.ai_tools.>",
+            memory=True,
+            key_value=True,
+            age_seconds=bus.tool_lease_seconds,
+            bytes=bus.tool_bytes,
+        ),
         Plan(DEAD, f"{subjects.DEAD}.>", age_seconds=bus.dead_letter_age_seconds, bytes=bus.dead_letter_bytes),
     ]
 

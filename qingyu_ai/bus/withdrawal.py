@@ -12,6 +12,7 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import record, subjects
+from .asking import tell_cancelled
 from .errors import Fault
 from .records import Records
 from .transport import Bus, Headers, Subscription
@@ -74,14 +75,7 @@ class Withdrawals:
         now = time.monotonic()
         if now - self._told.get(call, now) > self._settings.beat_seconds:
             self._told[call] = now
-            self.tell(call)
-
-    def tell(self, call: str) -> None:
-        """Say to its worker that nobody waits for a call."""
-        try:
-            self._bus.publish(subjects.cancel(call), b"")
-        except TransportError as e:
-            log.warning("cancel_not_sent", call=call, error=str(e))
+            tell_cancelled(self._bus, call)
 
     def linger(self, call: str, digest: bytes, shown: int, fault: Fault, seconds: float) -> None:
         """Decide a call later, if by then nobody reads it at any bridge.
@@ -149,6 +143,6 @@ class Withdrawals:
                 log.warning("call_not_withdrawn", call=call, error=str(e))
                 return False
             self._told[call] = time.monotonic()
-            self.tell(call)
+            tell_cancelled(self._bus, call)
             return True
         return False

@@ -88,6 +88,9 @@ class Bus(Section):
     dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    tool_lease_seconds: Seconds = 10.0
+    """How long a tool is listed after its worker has said for the last time that it has it."""
+    tool_bytes: Annotated[int, Field(ge=MIB)] = 16 * MIB
     merge: bool = True
     """Neighbouring deltas that wait anyway become one stream message. Off: each delta stays a message of its own."""
     replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
