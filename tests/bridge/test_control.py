@@ -148,8 +148,8 @@ async def test_call_that_lingers_is_there_when_its_caller_comes_back(bridge: Bri
     (await begin(bridge, "a", (LINGER_KEY, "20000"))).cancel()
     await eventually(lambda: bridge.caller.readers.withdrawals.lingering == 1)
     assert (await describe(bridge, "a")).state == control.CALL_STATE_RUNNING
-    halting.release.set()
     again = await begin(bridge, "a")
+    halting.release.set()
     assert await rest_of(again) == "后"
     assert (halting.ran, halting.stopped) == (1, 0)
 
