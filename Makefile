@@ -62,7 +62,7 @@ format: $(VENV)/.ready ## Formats the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and shows what each rule is for (about 10 minutes)
+model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and shows what each rule is for (about 12 minutes)
 	@$(BIN)/python -m tests.model
 
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)

@@ -30,11 +30,11 @@ SMALL = {
 LARGE = {
     "three workers, two pause": Bounds(workers=3, redeliveries=2),
     "a worker pauses, one dies": Bounds(redeliveries=1, deaths=1),
-    "a worker pauses, a frame is sent twice": Bounds(deltas=2, redeliveries=1, resends=1),
+    "a worker pauses, a frame is sent twice": Bounds(redeliveries=1, resends=1),
     "a worker pauses, one stops, one fails": Bounds(redeliveries=1, drains=1, failures=1),
     "a worker pauses, a job comes back": Bounds(redeliveries=1, adoptions=1),
     "a job comes back, a failure is reopened": Bounds(readers=2, adoptions=1, failures=1, retries=1),
-    "two requests, a worker dies": Bounds(deltas=2, readers=2, deaths=1),
+    "two requests, a worker dies": Bounds(readers=2, deaths=1),
     "two requests, a worker pauses": Bounds(readers=2, redeliveries=1),
     "a failure is reopened, a worker dies": Bounds(readers=2, failures=1, retries=1, deaths=1),
     "a deadline is reopened, a worker dies": Bounds(readers=2, withdrawals=1, retries=1, deaths=1),
@@ -44,7 +44,7 @@ LARGE = {
     "the log does not answer, a caller resumes": Bounds(deltas=2, readers=2, mutes=1, retries=1, resumes=1),
     "the log is lost, a worker pauses": Bounds(log_losses=1, redeliveries=1),
     "the log is lost, a worker pauses, two words": Bounds(deltas=2, log_losses=1, redeliveries=1, unaware=0),
-    "the log is lost, one pauses, short answers": Bounds(brief=True, log_losses=1, redeliveries=1, deaths=1, unaware=0),
+    "the log is lost, one pauses, short answers": Bounds(brief=True, log_losses=1, redeliveries=1, unaware=0),
     "the log is lost, a caller resumes": Bounds(readers=2, log_losses=1, resumes=1),
     "the log is lost, one resumes, a worker dies": Bounds(
         workers=1, readers=2, log_losses=1, resumes=1, deaths=1, unaware=0

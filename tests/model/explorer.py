@@ -32,6 +32,7 @@ class Result:
     transitions: int = 0
     depth: int = 0
     seconds: float = 0.0
+    """Of the processor."""
     complete: bool = True
     """Whether it saw all states within the bounds, or was stopped by a limit or a violation."""
     violation: Violation | None = None
@@ -54,7 +55,7 @@ def explore(scene: Scene, limit: int = 0) -> Result:
     Args:
         limit: of states; 0: none.
     """
-    began = time.perf_counter()
+    began = time.process_time()
     first = beginning(scene.bounds)
     # A state is remembered by its hash alone. Two of some millions share one of 2^61 with a chance of 1 in 100,000.
     parents: dict[int, int] = {hash(first): 0}
@@ -90,7 +91,7 @@ def explore(scene: Scene, limit: int = 0) -> Result:
         level = following
     result.complete = result.complete and result.violation is None
     result.states = len(parents)
-    result.seconds = time.perf_counter() - began
+    result.seconds = time.process_time() - began
     return result
 
 
