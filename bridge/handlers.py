@@ -288,6 +288,10 @@ class Edge:
         """A caller is gone: its call is decided so, unless it is we who send the caller away."""
         self._caller.close(reading, None if self.stopping else fault, linger_seconds=linger_seconds)
 
+    def send_away(self) -> None:
+        """From now on whoever leaves is sent away."""
+        self.stopping = True
+
     def close(self, reading: Reading) -> None:
         """A call has been answered."""
         self._caller.close(reading)

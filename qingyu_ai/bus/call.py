@@ -109,9 +109,9 @@ class Caller:
         if not chosen:
             self._check_room(route)
             return self._begin(request)
-        for _ in range(ATTACH_TRIES):
+        for n in range(ATTACH_TRIES):
             # Who has a part of the answer must not be told by a copy that is behind that nothing is known of it.
-            entry = await self._read(envelope.call, newest=begun)
+            entry = await self._read(envelope.call, newest=begun or n > 0)
             queue = self._gauge.generations.get(request.queue, "")
             verdict = record.attach(entry, request.digest, self._settings.retries, queue)
             if verdict is Attach.REOPEN and not self._all_know_reopening(route):
@@ -243,13 +243,16 @@ class Caller:
         except BaseException:
             self.readers.forget(reading)
             raise
+        self._withdrawals.join(reading.call)
         return reading
 
     async def _answer(self, request: Request, entry: Entry) -> Reading:
         """Answer a decided call: a unary row from the record, a stream from its log, as far as that goes."""
         held, end = entry.record, entry.record.end
         reading = self._reading(request, entry)
-        if end.HasField("answer") or not end.count:
+        # Who decided a failure without having run the call did not know how much had been said.
+        silent = not end.count and not (end.status and held.claims)
+        if end.HasField("answer") or silent or isinstance(request.route, Job):
             reading.finish(end)
             return reading
         self._check_begun(request, entry)
@@ -304,8 +307,9 @@ class Caller:
         if fault is None or reading.end is not None or self.readers.of(reading.call):
             return
         call, digest, shown = reading.call, reading.digest, reading.position.next
-        if linger_seconds > 0 and self._withdrawals.lingering < self._settings.lingering_calls:
-            self._withdrawals.linger(call, digest, shown, fault, linger_seconds)
+        shared = reading.apart or self._withdrawals.is_shared(call)
+        if (linger_seconds > 0 or shared) and self._withdrawals.lingering < self._settings.lingering_calls:
+            self._withdrawals.linger(call, digest, shown, fault, linger_seconds)  # which asks the other bridges
         else:
             self.readers.spawn(self._withdrawals.decide(call, digest, shown, fault))
 

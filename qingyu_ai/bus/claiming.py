@@ -83,6 +83,8 @@ class Claimed:
             TransportError: the bucket does not answer.
         """
         async with self._writing:
+            if self.record.state != record.RUN:
+                return  # decided meanwhile
             value = record.noted(self.record, self.epoch, **changes)
             try:
                 await self._write(value)

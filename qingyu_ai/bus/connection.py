@@ -229,9 +229,13 @@ class NatsBus:
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """See `transport.Bus.subscribe`."""
-        sub = await self._nc.subscribe_direct(subject, queue, handler)
-        await self._arrived()
-        return _Interest(self._nc, sub)
+        interest = _Interest(self._nc, await self._nc.subscribe_direct(subject, queue, handler))
+        try:
+            await self._arrived()
+        except BaseException:
+            await interest.stop()
+            raise
+        return interest
 
     async def _arrived(self) -> None:
         """Wait until the server has handled all that was sent so far, by sending ourselves a message behind it.

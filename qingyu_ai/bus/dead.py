@@ -16,6 +16,7 @@ from . import record, subjects, topology
 from .deadline import Deadline
 from .errors import Fault
 from .headers import Envelope
+from .patience import patiently
 from .records import Records
 from .transport import Bus, Delivery
 from .transport_errors import Conflict, TransportError
@@ -72,8 +73,11 @@ class DeadLetters:
         subject = subjects.dead(kind, envelope.call, held.reopened)
         try:
             with contextlib.suppress(Conflict):
-                await self._bus.store(
-                    subject, letter.SerializeToString(), expect=0, timeout=self._settings.store_seconds
+                await patiently(
+                    lambda: self._bus.store(
+                        subject, letter.SerializeToString(), expect=0, timeout=self._settings.store_seconds
+                    ),
+                    self._settings.patience_seconds,
                 )
         except TransportError as e:
             self.lost += 1

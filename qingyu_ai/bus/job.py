@@ -29,7 +29,7 @@ from .headers import Envelope
 from .record import Entry, JobMessage
 from .records import Records
 from .speaker import MAX_CHUNK, Speaker
-from .takeover import begins_here, said_before
+from .takeover import begins_here, head_is_dropped, said_before
 from .transport import Bus, Delivery
 from .transport_errors import Conflict, PayloadTooLarge, TransportError
 
@@ -287,13 +287,16 @@ class JobRun:
         """After a take-over: close the log to the worker before, and find out what it had said."""
         fence = await speaker.fence()
         inbox, held = self._inbox(claim), claim.record
-        at, said = await said_before(self._bus, inbox, fence, held.reopened, self._settings.store_seconds)
+        at, said, whole = await said_before(self._bus, inbox, fence, held.reopened, self._settings.store_seconds)
         if await self._bus.generation(topology.LOG) != self._message.log:
             # Lost between the claim and the fence. The next claim knows it from the record.
             raise TransportError("the log was made anew")
-        if at.next < held.said and not held.restarted:
-            await claim.note(restarted=True)  # what was said before it was reopened is not there any more
-        speaker.start_at(at.next)
+        missing = at.next < held.said or (not at.next and not whole)
+        if not at.next and not missing:
+            missing = await head_is_dropped(self._bus, held.claims[0].at_ms / 1000)
+        if missing and not held.restarted:
+            await claim.note(restarted=True)  # something was said, or may have been, that is not there any more
+        speaker.start_at(at.next, sum(map(len, said)))
         self._resumed = True
         parts = self._served.parts
         if said and parts is not None:

@@ -76,8 +76,8 @@ class Jobs:
         """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
         self._checks: set[asyncio.Task[None]] = set()
         self.suspects = Suspects(settings.lease_seconds, self.__len__)
-        self.takes = False
-        """Whether it asks for jobs."""
+        self.takes = self._looking = False
+        """Whether it asks for jobs, and whether it is just looking at the streams."""
         self._puller: Puller | None = None
         self._log_name = self._queue_name = ""
         self._looked_at = 0
@@ -246,6 +246,8 @@ class Jobs:
             await self._look_around()
         except TransportError as e:
             log.debug("streams_not_seen", error=str(e))
+        finally:
+            self._looking = False
 
     async def _return(self) -> None:
         """There is a new connection. What ran meanwhile may have been given to somebody else."""
@@ -266,8 +268,8 @@ class Jobs:
             log.warning("worker_was_frozen", worker=self._kind, seconds=round(now - self._ticked, 1))
             self._keep(self._check_all())
         self._ticked = now
-        if self.takes and now - self._looked >= LOOK_SECONDS and self._bus.connected:
-            self._looked = now
+        if self.takes and not self._looking and now - self._looked >= LOOK_SECONDS and self._bus.connected:
+            self._looking, self._looked = True, now
             self._keep(self._look_again())
         self.suspects.tick(now)
         for run in list(self._runs):

@@ -19,6 +19,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import subjects, topology
 from .errors import BusDown, Fault, Lost
 from .fold import Position, Verdict, fold
+from .patience import patiently
 from .transport import Bus, Stored, Subscription
 from .transport_errors import TransportError
 
@@ -222,6 +223,7 @@ class Reading:
     def look_again(self) -> None:
         """The record says that the call has ended, but its end was not heard: read the log again."""
         self._seeks_end = True
+        self.heard = time.monotonic() - self._settings.lease_seconds / 2  # a caller who does not read may take its time
         if self.end is None and not self._behind:
             self._mend("the end is missing")
 
@@ -296,7 +298,7 @@ class Reading:
         if not self.unsure or not self._log or end.status or self._silent:
             return
         try:
-            log_name = await self._bus.generation(topology.LOG)
+            log_name = await patiently(lambda: self._bus.generation(topology.LOG), self._settings.patience_seconds)
         except TransportError as e:
             raise BusDown.of(e) from None
         if log_name != self._log:
@@ -355,7 +357,10 @@ class Reading:
         counted = self._decided is not None and self._decided.count > self._at.next
         for delay in (0.0, 0.02, 0.1, 0.3):
             await asyncio.sleep(delay)
-            stored = await self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds)
+            stored = await patiently(
+                lambda: self._bus.next(topology.LOG, self.inbox, sequence, timeout=self._settings.store_seconds),
+                self._settings.patience_seconds,
+            )
             if stored is not None or not (counted or sequence <= self._live_sequence):
                 break
         return stored

@@ -16,7 +16,7 @@ from qingyu_ai.contract import bus_pb2
 from qingyu_ai.settings import Bus as BusSettings
 
 from .chunks import Shape, encode, merge
-from .errors import BusDown, Overloaded, TooLarge
+from .errors import BusDown, TooLarge
 from .transport import Bus, Headers, parse_ack
 from .transport_errors import PayloadTooLarge, TransportError
 
@@ -109,8 +109,7 @@ class Speaker:
             Whether there is room for the next one; otherwise the log or the reader is slow: wait for `room` first.
 
         Raises:
-            TooLarge: the chunk is larger than a caller can receive.
-            Overloaded: the call has used up its room in the log.
+            TooLarge: the chunk is larger than a caller can receive, or the call has used up its room in the log.
             BusDown: the log has not stored anything for `patience_seconds`.
         """
         if self._broken is not None:
@@ -122,8 +121,7 @@ class Speaker:
             raise TooLarge("A chunk of the answer", "回答的一段", size, MAX_CHUNK)
         self._said_bytes += size
         if self._said_bytes > self._settings.call_log_bytes:
-            limit = self._settings.call_log_bytes
-            raise Overloaded(f"The answer is longer than {limit} bytes", "回答过长", limit)
+            raise TooLarge("The answer", "回答", self._said_bytes, self._settings.call_log_bytes)
         self.next += 1
         self._pending.append((chunk, 1))
         self._pending_bytes += size
@@ -191,8 +189,13 @@ class Speaker:
         if self._flying is None:
             self._send()
 
-    def start_at(self, base: int) -> None:
-        """After a fence: where this epoch goes on."""
+    def start_at(self, base: int, said_bytes: int = 0) -> None:
+        """After a fence: where this epoch goes on.
+
+        Args:
+            said_bytes: what the call has used of its room in the log.
+        """
+        self._said_bytes = said_bytes
         self.next = self._sent = self._stored = base
         self._granted = base + self._settings.window_frames
 

@@ -53,6 +53,8 @@ class Suspects:
         Returns:
             Whether that is so. Not: it has waited for long enough, and may begin beside what runs.
         """
+        if self._alone is suspect:
+            return True  # it was faster than somebody else who wrote its record, and tries again
         self._waiting.append(suspect)
         self.changed()
         try:

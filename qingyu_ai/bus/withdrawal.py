@@ -44,6 +44,8 @@ class Withdrawals:
         self._records = records
         self._is_open = is_open
         self._told: dict[str, float] = {}
+        self._shared: set[str] = set()
+        """Calls that are read here, and that another bridge has said to read too."""
         self._lingering: dict[str, asyncio.Task[None]] = {}
         self._interest: Subscription | None = None
 
@@ -69,6 +71,7 @@ class Withdrawals:
     def tick(self, now: float) -> None:
         """Forget whom nobody hears any more."""
         self._told = {call: at for call, at in self._told.items() if now - at < KEPT}
+        self._shared = {call for call in self._shared if self._is_open(call)}
 
     def heard(self, call: str) -> None:
         """A frame of a call that nobody reads here: perhaps its worker has not heard, or not believed."""
@@ -76,6 +79,17 @@ class Withdrawals:
         if now - self._told.get(call, now) > self._settings.beat_seconds:
             self._told[call] = now
             tell_cancelled(self._bus, call)
+
+    def join(self, call: str) -> None:
+        """Say to other bridges that a call of theirs is read here, too: its end is not for one caller to decide."""
+        try:
+            self._bus.publish(subjects.held(call), b"")
+        except TransportError as e:
+            log.debug("join_not_said", error=str(e))
+
+    def is_shared(self, call: str) -> bool:
+        """Whether another bridge has said that it reads a call."""
+        return call in self._shared
 
     def linger(self, call: str, digest: bytes, shown: int, fault: Fault, seconds: float) -> None:
         """Decide a call later, if by then nobody reads it at any bridge.
@@ -115,7 +129,10 @@ class Withdrawals:
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         call = subject.rpartition(".")[2]
-        if reply and (self._is_open(call) or call in self._lingering):
+        if not reply:
+            if self._is_open(call):
+                self._shared.add(call)
+        elif self._is_open(call) or call in self._lingering:
             try:
                 self._bus.publish(reply, b"")
             except TransportError as e:

@@ -62,8 +62,8 @@ class Bus(Section):
     to nine seconds."""
     watchdog_seconds: Seconds = 30.0
     """A process whose event loop has not turned for so long ends itself: what it holds goes on elsewhere."""
-    attempts: Annotated[int, Field(ge=1)] = 5
-    """Workers that may be lost over one job before it is put aside."""
+    attempts: Annotated[int, Field(ge=3)] = 5
+    """Workers that may be lost over one job before it is put aside. Only from the third on are they lost while it was alone."""
     suspect_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Between two runs of a job that has lost a worker while it was alone; doubled each time. Others kill workers too."""
     retries: Annotated[int, Field(ge=0)] = 3

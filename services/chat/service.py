@@ -40,17 +40,17 @@ class ChatService:
         The text is noted as it comes: a worker that takes the call over goes on with it, and asks no model for it again.
         """
         begun = "".join([chunk.delta for chunk in call.said])
+        complete = any(chunk.is_final for chunk in call.said)
         said = [begun]
-        tokens = 0
         status = common.Status(code=0, message="ok")
         try:
-            async with aclosing(self._talk(call, request, begun)) as deltas:
+            async with aclosing(self._talk(call, request, begun, complete=complete)) as deltas:
                 async for delta in deltas:
                     if delta.text:
                         said.append(delta.text)
                         await call.note(ai.ChatStreamChunk(delta=delta.text))
-                    if delta.usage is not None:
-                        tokens = delta.usage.prompt_tokens + delta.usage.completion_tokens
+            if not complete:
+                await call.note(ai.ChatStreamChunk(is_final=True))
         except UpstreamFault as e:
             if not any(said):
                 raise
@@ -65,6 +65,7 @@ class ChatService:
                 "finish_reason": call.trailers.get("x-finish-reason", ""),
             },
         )
+        tokens = sum(int(call.trailers.get(name, "0")) for name in ("x-usage-prompt", "x-usage-completion"))
         return ai.ChatResponse(message=answer, tokens_used=tokens, status=status)
 
     async def chat_stream(self, call: Call, request: ai.ChatRequest) -> AsyncGenerator[ai.ChatStreamChunk, None]:

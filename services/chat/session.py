@@ -8,6 +8,7 @@ the turn of a call whose worker died can be finished by whoever finds its record
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -17,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.errors import Overloaded, TooLarge
+from qingyu_ai.bus.patience import patiently
 from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
@@ -29,7 +31,7 @@ log = structlog.get_logger(__name__)
 MAX_WAITING = 8
 """Calls of one session that may wait for their turn; more of them would hold the slots of everybody else."""
 
-APPLIED_KEPT = 32
+APPLIED_KEPT = 128
 """How many call ids a session remembers as stored, so that a follow-up that runs again finds its turn there."""
 
 FULL_SECONDS = 60.0
@@ -102,13 +104,13 @@ def leave(session: Session, call: str, turn: Turn | None, order: int, max_messag
             higher one then: its turn takes the place of the one before, and never the other way round.
     """
     waiting = [w for w in session.waiting if w != call]
-    if turn is None or not turn.messages or (call in session.applied and order <= session.orders.get(call, order)):
+    known = call in session.applied or any(message.call == call for message in session.messages)
+    if turn is None or not turn.messages or (known and order <= session.orders.get(call, order)):
         return session.model_copy(update={"waiting": waiting})
     own = [message.model_copy(update={"call": call}) for message in turn.messages]
-    if call in session.applied:
+    messages = own if turn.replace else [*session.messages, *own]
+    if known:
         messages = _in_place(session.messages, call, own)
-    else:
-        messages = own if turn.replace else [*session.messages, *own]
     applied = [*(a for a in session.applied if a != call), call][-APPLIED_KEPT:]
     orders = {a: session.orders[a] for a in applied if a in session.orders} | {call: order}
     return Session(messages=trim(messages, max_messages, max_bytes), waiting=waiting, applied=applied, orders=orders)
@@ -144,6 +146,7 @@ class Sessions:
     def __init__(self, bus: Bus, bus_settings: BusSettings, settings: ChatSettings) -> None:
         self._bus = bus
         self._timeout = bus_settings.store_seconds
+        self._patience = bus_settings.patience_seconds
         self._longest_ms = int((bus_settings.longest_deadline_seconds + bus_settings.lease_seconds) * 1000)
         self._records = Records(bus, bus_settings)
         self._settings = settings
@@ -211,7 +214,7 @@ class Sessions:
     async def _decided(self, call: str) -> bool:
         if not subjects.CALL_ID.fullmatch(call):
             return True
-        entry = await self._records.read(call)
+        entry = await self._records.read(call, newest=True)  # a copy that is behind would not know a claim yet
         if entry is None or entry.done:
             return True
         # No call is that long: its job was lost, and nobody will decide it.
@@ -219,7 +222,7 @@ class Sessions:
 
     async def _after(self, key: str, call: str) -> Session:
         """The call before is decided: its turn first, if its worker has not stored it yet."""
-        entry = await self._records.read(call)
+        entry = await self._records.read(call, newest=True)
         turn, order = None, 0
         if entry is not None and entry.record.follow_up:
             turn, order = Turn.model_validate_json(entry.record.follow_up), entry.revision
@@ -229,10 +232,15 @@ class Sessions:
         )
 
     async def _read(self, key: str) -> tuple[Session, int]:
-        stored = await self._bus.last(topology.SESSIONS, key, timeout=self._timeout)
+        stored = await patiently(
+            lambda: self._bus.last(topology.SESSIONS, key, timeout=self._timeout, newest=True), self._patience
+        )
         if stored is None:
             return Session(), 0
         return Session.model_validate_json(stored.data), stored.sequence
+
+    async def _store(self, key: str, data: bytes, revision: int) -> int:
+        return await self._bus.store(key, data, expect=revision, timeout=self._timeout)
 
     async def _change(self, key: str, change: Change) -> Session:
         while True:
@@ -242,9 +250,9 @@ class Sessions:
                 return current
             try:
                 data = changed.model_dump_json(exclude_defaults=True).encode()
-                await self._bus.store(key, data, expect=revision, timeout=self._timeout)
+                await patiently(functools.partial(self._store, key, data, revision), self._patience)
             except Conflict:
-                continue
+                continue  # somebody else was faster, or it was ourselves and only the acknowledgement was lost
             except StoreRefused as e:
                 if e.full:
                     raise Overloaded(

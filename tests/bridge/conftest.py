@@ -59,7 +59,10 @@ class Bridge:
         if kind == "chat":
             worker.job(routes.CHAT, handlers.get("chat", echo_worker.chat), handlers.get("follow_up"))
             worker.stream(
-                routes.CHAT_STREAM, handlers.get("stream", echo_worker.chat_stream), handlers.get("follow_up")
+                routes.CHAT_STREAM,
+                handlers.get("stream", echo_worker.chat_stream),
+                handlers.get("follow_up"),
+                continues=handlers.get("continues", False),
             )
         elif kind == "rag":
             worker.rpc(routes.SEARCH, handlers.get("search", echo_worker.search))

@@ -15,9 +15,10 @@ from qingyu_ai import routes
 from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
-from qingyu_ai.settings import MIB
+from qingyu_ai.settings import KIB, MIB
 from tests.bridge.conftest import Bridge, chat
 from tests.bus.conftest import FAST
+from tests.bus.system import vanish
 from tests.waiting import eventually
 
 PIECE = b"x" * 102 * 1024
@@ -52,9 +53,11 @@ def shown(bridge: Bridge, name: str, **labels: str) -> float:
     return value
 
 
-async def read_all(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
+async def read_all(call: Any, seen: list[str] | None = None) -> None:
+    """Read to the end, noting what is said."""
+    while (chunk := await call.read()) is not grpc.aio.EOF:
+        if seen is not None:
+            seen.append(chunk.delta)
 
 
 async def refuses(bridge: Bridge, words: str) -> None:
@@ -177,3 +180,55 @@ async def test_call_of_a_caller_who_has_no_deadline_and_reads_no_more_ends_like_
     with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
         await read_all(call)
     await eventually(lambda: bridge.edge.open == 0)
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"call_log_bytes": 64 * KIB})])
+async def test_answer_that_is_too_long_is_not_asked_for_again(bridge: Bridge) -> None:
+    runs = 0
+
+    async def much(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        nonlocal runs
+        runs += 1
+        while True:
+            yield ai.ChatStreamChunk(delta="x" * 1000)
+
+    await bridge.worker(stream=much)
+    seen: list[str] = []
+    for _ in range(2):
+        call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "a"),), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError, match="The answer is 66198 bytes; the limit is 65536"):
+            await read_all(call, seen)
+    assert (runs, "".join(seen)) == (1, "x" * 2 * 65_000)
+
+
+@pytest.mark.parametrize("bus_settings", [FAST.model_copy(update={"log_bytes": MIB})])
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_text_whose_head_a_full_log_has_dropped_is_not_joined_to_another(bridge: Bridge, resumes: bool) -> None:
+    """Its worker dies, and the next one finds nothing of it: calls that were open already have filled the log."""
+
+    async def begins(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        yield ai.ChatStreamChunk(delta="甲甲甲")
+        await asyncio.sleep(60)
+
+    async def goes_on(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        if not call.said:
+            yield ai.ChatStreamChunk(delta="乙乙乙乙乙乙")
+        yield ai.ChatStreamChunk(is_final=True)
+
+    first = await bridge.worker(stream=begins, continues=True)
+    named = (("x-request-id", "a"), (LINGER_KEY, "60000"))
+    call = bridge.streaming(routes.CHAT_STREAM)(chat("写"), metadata=named, timeout=40)
+    assert (await call.read()).delta == "甲甲甲"
+    await vanish(first)
+    if resumes:
+        call.cancel()
+    await fill(bridge, subjects.log("chat", "other", "*"), 12)
+    await bridge.worker(stream=goes_on, continues=True)
+    async with bridge.second() as other:
+        await eventually(lambda: other.presence.has("chat"))
+        if resumes:
+            metadata = (("x-request-id", "a"), ("x-resume-from", "3"))
+            call = other.streaming(routes.CHAT_STREAM)(chat("写"), metadata=metadata, timeout=20)
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+            await read_all(call)
+        assert await call.code() is grpc.StatusCode.DATA_LOSS

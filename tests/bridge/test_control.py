@@ -197,3 +197,52 @@ async def test_linger_that_is_none_is_refused(bridge: Bridge) -> None:
         await begin(bridge, "a", (LINGER_KEY, "soon"))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert LINGER_KEY in str(refused.value.details())
+
+
+async def test_cancel_while_its_bridge_drains_stops_the_work(bridge: Bridge) -> None:
+    """Only whoever is cut off at the end of the drain is one who may come back."""
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    call = await begin(bridge, "a")
+    await bridge.health.drain()
+    call.cancel()
+    await eventually(lambda: halting.stopped == 1)
+    other = await begin(bridge, "b")
+    bridge.edge.send_away()
+    other.cancel()
+    await eventually(lambda: bridge.edge.open == 0)
+    assert halting.stopped == 1
+    halting.release.set()
+
+
+@pytest.mark.parametrize("timeout", [20, 1])
+async def test_reader_at_another_bridge_does_not_end_the_call_of_the_first(bridge: Bridge, timeout: float) -> None:
+    """Neither by leaving nor by its own, shorter deadline."""
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    first = await begin(bridge, "a")
+    async with bridge.second() as other:
+        second = other.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "a"),), timeout=timeout)
+        assert (await second.read()).delta == "前"
+        if timeout > 1:
+            second.cancel()
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+            await rest_of(second)
+        await eventually(lambda: other.edge.open == 0 and other.caller.readers.withdrawals.lingering == 0)
+        await asyncio.sleep(0.7)  # it has asked who else reads the call
+        assert (await describe(bridge, "a")).state == control.CALL_STATE_RUNNING
+        halting.release.set()
+        assert await rest_of(first) == "后"
+
+
+async def test_first_reader_does_not_end_the_call_of_one_at_another_bridge(bridge: Bridge) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    first = await begin(bridge, "a")
+    async with bridge.second() as other:
+        second = await begin(other, "a")
+        first.cancel()
+        await asyncio.sleep(0.7)  # its bridge has asked
+        assert halting.stopped == 0
+        second.cancel()
+        await eventually(lambda: halting.stopped == 1)

@@ -345,3 +345,12 @@ def test_epoch_of_a_record_is_that_of_its_claim_whatever_was_written_since() -> 
     again = record.reopened(record.Entry(12, decided(value, DIGEST, End(status=b"x"), epoch=7)))
     assert record.epoch_of(record.Entry(13, again)) == 0
     assert record.epoch_of(record.Entry(14, running(JobMessage(2, 1, DIGEST, "g1"), "w", again))) == 14
+
+
+async def test_decision_is_not_written_again_by_a_note_that_waited_for_it(lab: Lab) -> None:
+    one = claimed(lab, 1)
+    claim = Claimed(lab.records, CALL, await lab.write(one), one)
+    await asyncio.gather(claim.decide(End()), claim.note(alone=False))
+    entry = await lab.records.read(CALL)
+    assert entry is not None
+    assert (entry.record.state, entry.revision) == (record.DONE, claim.epoch + 1)

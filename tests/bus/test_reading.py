@@ -16,7 +16,8 @@ from qingyu_ai.bus.gauge import log_has_room
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.reading import Reading
-from qingyu_ai.bus.transport import Usage
+from qingyu_ai.bus.transport import Stored, Usage
+from qingyu_ai.bus.transport_errors import ReplyTimeout
 from qingyu_ai.contract.bus_pb2 import Beat, Data, End, Frame
 from tests.bus.conftest import FAST
 
@@ -98,6 +99,24 @@ async def test_reader_that_is_slow_holds_a_window_and_reads_the_rest_from_the_lo
         reading.on_frame(*frame)
         assert len(reading._held) <= 4
     assert await rest(reading) == text
+
+
+async def test_reader_that_is_slow_outlasts_a_vote_of_the_log(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = FAST.model_copy(update={"window_frames": 2})
+    reading = Reading(bus, CALL, LOG, settings)
+    for frame in await stored(bus, *(data(i, c) for i, c in enumerate("天地玄黄")), end(4)):
+        reading.on_frame(*frame)
+    read, votes = bus.next, [True, True]
+
+    async def voting(stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
+        if votes:
+            votes.pop()
+            raise ReplyTimeout("a vote")
+        return await read(stream, subject, sequence, timeout=timeout)
+
+    monkeypatch.setattr(bus, "next", voting)
+    assert await rest(reading) == "天地玄黄"
+    assert votes == []
 
 
 async def test_frames_that_arrive_while_the_reader_catches_up_are_not_lost_or_doubled(bus: MemoryBus) -> None:

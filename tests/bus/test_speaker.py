@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from qingyu_ai.bus.chunks import AGENT, CHAT
-from qingyu_ai.bus.errors import BusDown, Overloaded, TooLarge
+from qingyu_ai.bus.errors import BusDown, TooLarge
 from qingyu_ai.bus.speaker import MAX_CHUNK, Speaker
 from qingyu_ai.bus.transport import OnReply
 from qingyu_ai.bus.transport_errors import Disconnected
@@ -248,8 +248,12 @@ def test_chunk_that_no_caller_could_receive_is_refused() -> None:
 
 def test_call_has_a_limited_room_in_the_log() -> None:
     voice = speaker(Line(), call_log_bytes=5_000)
-    with pytest.raises(Overloaded):
+    with pytest.raises(TooLarge, match="5015 bytes; the limit is 5000"):
         full(lambda: voice.say(chunk("x" * 1000)) or True, 10)
+    goes_on = speaker(Line(), call_log_bytes=5_000)
+    goes_on.start_at(4, 4_500)
+    with pytest.raises(TooLarge):
+        goes_on.say(chunk("x" * 1000))
 
 
 def test_what_is_stored_is_what_was_acknowledged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from qingyu_ai.bus import record, topology
 from qingyu_ai.bus.errors import Overloaded, TooLarge
 from qingyu_ai.bus.records import Records
 from qingyu_ai.bus.transport import Bus
+from qingyu_ai.bus.transport_errors import ReplyTimeout
 from qingyu_ai.contract.bus_pb2 import End
 from qingyu_ai.settings import MIB
 from qingyu_ai.settings import Bus as BusSettings
@@ -96,6 +98,13 @@ def test_sessions_of_two_users_never_share_a_key() -> None:
     keys = {key_of(u, s) for u, s in [("u", "s"), ("us", ""), ("", "us"), ("u1", "s"), ("u", "1s")]}
     assert len(keys) == 5
     assert all(k.startswith("$KV.ai_sessions.") and k.count(".") == 2 for k in keys)
+
+
+def test_turn_is_stored_once_however_late_its_follow_up_runs_again() -> None:
+    session = leave(Session(), "c0", turn("q0", "a0"), 1, 200, 10**6)
+    for i in range(1, 90):
+        session = leave(session, f"c{i}", turn(f"q{i}", f"a{i}"), 1 + i, 200, 10**6)
+    assert leave(session, "c0", turn("q0", "a0"), 1, 200, 10**6).messages == session.messages
 
 
 # The bucket.
@@ -236,3 +245,26 @@ async def test_bucket_that_is_full_refuses_turns_and_loses_none(connect: Connect
     await decide(bus, settings, A, long.model_dump_json().encode())
     await bus.drop(topology.SESSIONS, topology.session_key("other.*"), timeout=5)
     assert texts(await memory.take_turn("u", "s", B)) == texts(long.messages)
+
+
+async def test_session_waits_out_a_vote(
+    connect: Connect, settings: BusSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await connect()
+    answers = [ReplyTimeout("a vote"), None]
+
+    def voting(real: Any) -> Any:
+        async def ask(*arguments: Any, **more: Any) -> Any:
+            result = await real(*arguments, **more)
+            if answers and (error := answers.pop(0)) is not None:
+                raise error  # it was done; only the answer is lost
+            return result
+
+        return ask
+
+    monkeypatch.setattr(bus, "store", voting(bus.store))
+    memory = sessions(bus, settings)
+    assert await memory.take_turn("u", "s", A) == []
+    answers[:] = [ReplyTimeout("a vote"), None]
+    await memory.store(A, turn("问", "答"), 1)
+    assert texts(await memory.take_turn("u", "s", B)) == ["问", "答"]
