@@ -156,8 +156,19 @@ DUCK_SECONDS = 12
 """The grace period of `nats.conf`, and a second for each client."""
 
 
+LOST_JOB = "it lost the job"
+"""What a bridge says of a job that is gone with its queue."""
+
+
 def never_accepted(system: System, toll: Toll) -> list[Call]:
-    """The calls that failed as an overload or an outage does, and that no worker has begun: their callers may try again."""
+    """The calls that failed as an overload or an outage does, and that no worker has begun: their callers may try again.
+
+    Not those whose job the queue had taken and lost, which is what must not happen.
+    """
     logs = "\n".join(worker.log for worker in system.workers).splitlines()
     started = {line.split('"request_id": "')[1].split('"')[0] for line in logs if f'"{BEGINS}"' in line}
-    return [c for c in toll.failed if c.request_id not in started and c.failure and c.failure.code in LOST]
+    return [
+        c
+        for c in toll.failed
+        if c.request_id not in started and c.failure and c.failure.code in LOST and LOST_JOB not in c.failure.details
+    ]

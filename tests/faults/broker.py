@@ -48,6 +48,10 @@ class Broker:
         """Chat jobs that are queued or held."""
         return (await self.js.stream_info(QUEUE)).state.messages
 
+    async def messages(self, stream: str) -> int:
+        """Messages of a stream."""
+        return (await self.js.stream_info(stream)).state.messages
+
     async def no_jobs(self) -> bool:
         """Whether none is."""
         return await self.open_jobs() == 0

@@ -1,4 +1,4 @@
-"""What a process holds: told on SIGUSR2, as a line of its log. The product has no metrics for it.
+"""What a process holds: told on SIGUSR2, as a line of its log. The metrics show less.
 
 {"insides": 3, "tasks": 12, "waiting": 1}
 """

@@ -181,7 +181,10 @@ def run(run: Run, outcome: Outcome) -> None:
         it.system.wait_ready()
         asyncio.run(_run(it, run, outcome))
     outcome.counts |= rule.counts
-    for happened in ("frames behind a fence", "ends lost", "acks lost", "frames late"):
+    happenings = ["frames behind a fence", "ends lost", "acks lost", "frames late"]
+    # A small dose may be spared the hundredth of all frames that is lost or doubled.
+    happenings += [] if run.short else ["frames lost", "frames doubled"]
+    for happened in happenings:
         outcome.check(rule.counts[happened] > 0, f"{happened}: never happened")
 
 

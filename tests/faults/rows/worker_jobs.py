@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from qingyu_ai.bus import topology
 from tests.faults.broker import check_sessions, observed
 from tests.faults.clients import Client, Stub, connected
 from tests.faults.report import Control, Outcome, Row, Run
@@ -64,6 +65,7 @@ async def _run(it: Rig, run: Run, outcome: Outcome) -> None:
         except AssertionError:
             outcome.wrong.append(f"stuck: {await broker.open_jobs()} jobs are in the queue still")
         await check_sessions(broker, jobs, outcome)
+        outcome.expect("put aside", await broker.messages(topology.DEAD), 0)
     ledger = await it.check(outcome, jobs)
     outcome.counts["run again"] = sum(len(ledger[client.ask.call]) - 1 for client in jobs)
     outcome.time("job", (client.ended_at - client.began_at for client in jobs), part=0.99)
