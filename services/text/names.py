@@ -13,8 +13,6 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
-from services.llm.script import HAN, Language
-
 from .name_lists import (
     COMPOUND_SURNAMES,
     DEEDS,
@@ -27,6 +25,7 @@ from .name_lists import (
     ORDINARY_WORDS,
     SURNAMES,
 )
+from .script import HAN, Language
 
 
 @dataclass(frozen=True, slots=True)
