@@ -29,23 +29,7 @@ _RISKY = frozenset(("公", "爷", "兄", "哥", "叔", "伯", "姐", "母", "总
 """Short titles that make ordinary words with a surname: they must be seen with borders on both sides."""
 
 _SURE_KIN = frozenset(
-    (
-        "老爷",
-        "大老爷",
-        "二老爷",
-        "老前辈",
-        "大嫂子",
-        "二嫂子",
-        "大哥",
-        "二哥",
-        "三哥",
-        "大爷",
-        "二爷",
-        "三爷",
-        "大叔",
-        "二叔",
-        "三叔",
-    )
+    ("老爷", "大老爷", "二老爷", "老前辈", "大嫂子", "二嫂子", "大哥", "二哥", "三哥", "大爷", "二爷", "大叔", "二叔")
 )
 """Titles that show a name before them, whatever stands before that."""
 

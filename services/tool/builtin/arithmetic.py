@@ -15,7 +15,7 @@ LARGEST_EXPONENT = 1000
 MOST_BITS = 13_000
 """Of a numerator or a denominator: some 3,900 digits, less than what Python writes in one piece."""
 
-_FOLDED = {
+_FOLDED: dict[int, int | str | None] = {
     **{0xFF10 + n: str(n) for n in range(10)},
     **str.maketrans("＋－−–×✕·⋅＊÷／％＾（）［］｛｝【】，．　", "+---*****//%^()()()(),. "),
     **str.maketrans("[]{}", "()()"),

@@ -65,7 +65,8 @@ class RepeatedPhrases(BaseModel):
 
 @tool(category="text", max_output_bytes=256 * 1024, seconds=10.0)
 def repeated_phrases(parameters: RepeatedPhrasesParameters) -> RepeatedPhrases:
-    """找出短距离内重复、读者会察觉的短语（默认 4 至 12 个汉字、300 字以内），不跨标点，只报最长的；人名与虚词组成的常用语不算。用于润色时查重复用词。
+    """找出短距离内重复、读者会察觉的短语（默认 4 至 12 个汉字、300 字以内），不跨标点，只报最长的；
+    人名与虚词组成的常用语不算。用于润色时查重复用词。
 
     A phrase within a longer one is told only if it stands somewhere else besides.
     """
