@@ -19,7 +19,7 @@ def group(found: Search, counts: Mapping[str, int]) -> list[list[str]]:
     - A full name and its given name, if no two full names share it.
     - What the text itself calls the same.
     - A surname with a title and the only full name with that surname that it fits. 林姑娘 is 林黛玉 and not 林如海, because 黛
-      speaks for a woman.
+      speaks for a woman. A title that does not fit needs a full name that stands there more than once.
     - A kin form and the only given name with that character; of several, the only one that is nothing but it, or that the
       title fits.
 
@@ -51,7 +51,8 @@ def group(found: Search, counts: Mapping[str, int]) -> list[list[str]]:
             continue
         those = [full for full, given in found.full.items() if counts.get(full) and full == surname + given]
         fitting = [full for full in those if _fits(found.full[full], title)]
-        if one := _only(those if _MALE.fullmatch(title) and len(those) == 1 else fitting, root):
+        sure = [full for full in those if counts[full] > 1]
+        if one := _only(fitting, root) or (_only(those, root) and _only(sure, root)):
             join(one, form)
         elif not those:
             kin[form] = surname, title  # 凤姐: a character of a given name that is also a surname

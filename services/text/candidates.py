@@ -59,7 +59,7 @@ def candidates(text: str) -> Search:
     """Collect the names of a text. Nearly linear in the text: half a second for 200,000 characters of prose."""
     search = Search(text)
     for name in full_names(text):
-        if name not in NO_PEOPLE and not is_place(name):
+        if name not in NO_PEOPLE and not is_place(name) and not search.may_be_place(name):
             search.add_full(name)
     _introduced(search)
     _with_roles(search)
@@ -146,7 +146,8 @@ def _recurring(search: Search) -> None:
             continue
         bordered = sum(1 for at in search.places(name) if search.opens(at) and search.closes(at + 3))
         # Hardly anything else begins with the same two characters, or the third one is a verb behind a shorter name.
-        if bordered * 2 >= times and times * 5 >= search.text.count(name[:2]) * 4:
+        certain = bordered * 2 >= times and times * 5 >= search.text.count(name[:2]) * 4
+        if certain and not search.may_be_place(name):
             search.add_full(name)
 
 

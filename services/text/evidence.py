@@ -31,6 +31,7 @@ _HAN = re.compile(H)
 _SURNAME = re.compile(SURNAME)
 _TITLE = re.compile(TITLE)
 _ROLE = re.compile(f"(?:{ROLES})$")
+_PLACES = frozenset("渡山河湖海江城镇村庄谷峰岛寨关桥街巷坊楼阁亭园堂斋")
 _CLOSERS = frozenset("之乃系亦犹已曾俱皆死居遂于今因而与升立")
 """What may stand right behind a name besides `FOLLOWS_NAME`."""
 
@@ -99,6 +100,15 @@ class Search:
         if self.text[end + 1 : end + 2] in ("了", "着", "过"):
             return True
         return ACTS_BEHIND.match(self.text, end) is not None or SPEAKS_BEHIND.match(self.text, end) is not None
+
+    def acts(self, name: str) -> bool:
+        """Whether somebody of that name speaks or acts anywhere."""
+        ends = [at + len(name) for at in self.places(name)]
+        return any(ACTS_BEHIND.match(self.text, end) or SPEAKS_BEHIND.match(self.text, end) for end in ends)
+
+    def may_be_place(self, name: str) -> bool:
+        """Whether a name ends like that of a place, and nothing shows that it is a person: 白鹿渡, but not 林如海."""
+        return name[-1] in _PLACES and not self.acts(name) and not (len(name) > 2 and self.acts(name[-2:]))
 
     def does_verbs(self, word: str) -> bool:
         """Whether a word is often followed by 了, 着 or 过, as verbs are and names are not."""
