@@ -33,6 +33,9 @@ HEAD = struct.Struct(">I")
 LONGEST_STORY = 8 * 1024
 """Characters of a traceback; the end of it tells most."""
 
+LONGEST_REASON = 1000
+"""Characters of what a tool says about its failure, in each language."""
+
 NOBODY = 65534
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -165,7 +168,7 @@ def _answer(tools: dict[str, Any], call: bytes) -> tuple[str, str]:
     except errors.OutputTooLarge as error:
         return TOO_LARGE, str(error.size)
     except errors.ToolFailed as error:
-        return FAILED, json.dumps([error.english, error.chinese])
+        return FAILED, json.dumps([error.english[:LONGEST_REASON], error.chinese[:LONGEST_REASON]])
     except MemoryError:
         return NO_MEMORY, ""
     except BaseException:

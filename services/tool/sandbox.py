@@ -69,7 +69,7 @@ class _Child:
         Raises:
             _Ended: there is no answer, or it is longer than that.
         """
-        body = json.dumps(message).encode()
+        body = json.dumps(message, ensure_ascii=False).encode()
         try:
             self._calls.write(HEAD.pack(len(body)) + body)
             await self._calls.drain()
@@ -97,6 +97,9 @@ class Sandbox:
         children: the most there are at a time; calls beyond them wait. None is started before it is needed.
         memory_bytes: that a call may map, besides the interpreter and the tools.
         settings: by tool name, what its `prepare` function is given in each child. JSON-able.
+
+    Raises:
+        ValueError: there are settings for a tool that is not among them.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class Sandbox:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools if tool.is_computed}
+        if unknown := set(settings or ()) - set(self._tools):
+            raise ValueError(f"settings for tools that this sandbox does not run: {', '.join(sorted(unknown))}")
         self._memory_bytes = memory_bytes
         self._start_message = {
             # Absolute: the child starts in a directory of its own.

@@ -112,6 +112,12 @@ def refusing(parameters: Nothing) -> dict[str, str]:
 
 
 @tool(category="test")
+def refusing_at_length(parameters: Nothing) -> dict[str, str]:
+    """失败，说得很长。"""
+    raise ToolFailed("n" * 100_000, "不" * 100_000)
+
+
+@tool(category="test")
 def printing(parameters: Nothing) -> dict[str, str]:
     """打印并读取标准输入。"""
     print("not a frame", flush=True)  # noqa: T201
@@ -132,5 +138,6 @@ def not_a_number(parameters: Nothing) -> dict[str, float]:
 
 
 TOOLS = (
-    double, surroundings, attempt, endless, sleeper, hungry, suicide, broken, refusing, printing, talkative, not_a_number,
+    double, surroundings, attempt, endless, sleeper, hungry, suicide, broken, refusing, refusing_at_length, printing,
+    talkative, not_a_number,
 )  # fmt: skip

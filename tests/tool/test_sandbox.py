@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import structlog
+import uvloop
 from structlog.testing import capture_logs
 
 from services.tool.errors import (
@@ -147,6 +148,13 @@ async def test_failure_on_purpose_reaches_the_caller_in_both_languages(sandbox: 
     assert (caught.value.english, caught.value.chinese) == ("There is no such day", "没有这一天")
 
 
+async def test_long_reason_is_cut(sandbox: Sandbox) -> None:
+    with pytest.raises(ToolFailed) as caught:
+        await sandbox.run(naughty.refusing_at_length, "{}")
+    assert caught.value.english == "n" * 1000
+    assert caught.value.chinese == "不" * 1000
+
+
 async def test_print_does_not_touch_the_protocol(sandbox: Sandbox) -> None:
     assert await sandbox.run(naughty.printing, "{}") == '{"read":""}'
     assert await sandbox.run(naughty.double, '{"number": 2}') == '{"double":4}'
@@ -213,6 +221,24 @@ async def test_tool_that_cannot_be_set_up_is_told_in_the_log() -> None:
             await sandbox.run(naughty.double, '{"number": 2}')
     [entry] = logged
     assert "takes no settings" in entry["traceback"]
+
+
+def test_settings_for_an_unknown_tool_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not run: nobody"):
+        Sandbox(naughty.TOOLS, settings={"nobody": 1})
+
+
+def test_it_runs_on_uvloop_with_threads_beside_it() -> None:
+    async def doubled() -> list[str]:
+        async with Sandbox(naughty.TOOLS, children=2) as sandbox:
+            await asyncio.to_thread(len, ())  # a thread of the pool, which stays
+            calls = [sandbox.run(naughty.double, json.dumps({"number": n})) for n in range(10)]
+            with pytest.raises(ToolTimeout):
+                await sandbox.run(naughty.endless, "")
+            return await asyncio.gather(*calls)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(doubled()) == [f'{{"double":{2 * n}}}' for n in range(10)]
 
 
 def is_alive(process: psutil.Process) -> bool:
