@@ -24,7 +24,8 @@ from typing import Any
 READY, RESULT, FAILED, TOO_LARGE, NO_MEMORY, DEFECT = "y", "r", "f", "t", "m", "d"
 """What a frame from the child says, in its first byte.
 
-RESULT: the rest is the result. FAILED: [English, Chinese]. TOO_LARGE: the size. DEFECT: a traceback. NO_MEMORY, READY: nothing.
+RESULT: the rest is the result. FAILED: [English, Chinese]. TOO_LARGE: the size. DEFECT: a traceback. READY: the guards that
+are missing. NO_MEMORY: nothing.
 """
 
 HEAD = struct.Struct(">I")
@@ -49,6 +50,7 @@ LANDLOCK_SIGNALS = 0x2
 
 def main(parent: int) -> None:
     """Serve calls until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker's children too; it is for the worker
     calls, answers = _take_pipes()
     _die_with(parent)
     start = _read(calls)
@@ -57,11 +59,11 @@ def main(parent: int) -> None:
     try:
         settings = json.loads(start)
         tools = _load(settings)
-        _confine(settings["memory_bytes"], parent)
+        missing = _confine(settings["memory_bytes"], parent)
     except BaseException:
         _write(answers, DEFECT, traceback.format_exc()[-LONGEST_STORY:])
         return
-    _write(answers, READY, "")
+    _write(answers, READY, ",".join(missing))
     while (call := _read(calls)) is not None:
         _write(answers, *_answer(tools, call))
 
@@ -111,22 +113,25 @@ def _load(start: dict[str, Any]) -> dict[str, Any]:
     return tools
 
 
-def _confine(memory_bytes: int, parent: int) -> None:
+def _confine(memory_bytes: int, parent: int) -> list[str]:
     """Give up everything that a tool does not need. docs/tools.md says what that keeps out and what it does not.
 
     Args:
         memory_bytes: that may be mapped besides what is mapped now.
+
+    Returns:
+        Which guards this system does not have, or does not let the process have.
     """
+    missing = []
     with open("/proc/self/statm") as pages:
         mapped = int(pages.read().split()[0]) * resource.getpagesize()
     os.environ.clear()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _refuse_paths()
+    if not _refuse_paths():
+        missing.append("landlock")
     if os.geteuid() == 0:
-        os.chroot(".")
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        if not _become_nobody():
+            missing.append("nobody")
         _die_with(parent)  # a change of user clears it
     for limit, most in (
         (resource.RLIMIT_AS, mapped + memory_bytes),
@@ -136,14 +141,27 @@ def _confine(memory_bytes: int, parent: int) -> None:
         (resource.RLIMIT_NOFILE, 0),  # what is open stays open; nothing else can be opened, no file and no socket
     ):
         resource.setrlimit(limit, (most, most))
+    return missing
 
 
-def _refuse_paths() -> None:
-    """Have the kernel refuse every use of a path, and signals to other processes, where it has Landlock."""
+def _become_nobody() -> bool:
+    """Leave the file system and the user. False: a container that is short of rights does not let us."""
+    try:
+        os.chroot(".")
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    except OSError:
+        return False
+    return True
+
+
+def _refuse_paths() -> bool:
+    """Have the kernel refuse every use of a path, and signals to other processes. False: it has no Landlock."""
     system = ctypes.CDLL(None, use_errno=True).syscall
     version = system(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1:
-        return
+        return False
     access = max(bits for since, bits in LANDLOCK_ACCESS.items() if since <= version)
     wanted = struct.pack("QQQ", access, 0, LANDLOCK_SIGNALS if version >= 6 else 0)
     rules = system(LANDLOCK_CREATE_RULESET, wanted, ctypes.c_size_t(len(wanted) if version >= 6 else 8), 0)
@@ -152,6 +170,7 @@ def _refuse_paths() -> None:
     if system(LANDLOCK_RESTRICT_SELF, rules, 0) != 0:
         raise OSError(ctypes.get_errno(), "landlock_restrict_self")
     os.close(rules)
+    return True
 
 
 def _answer(tools: dict[str, Any], call: bytes) -> tuple[str, str]:

@@ -126,6 +126,7 @@ class Sandbox:
         self._busy: set[_Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._told = False
         self._directory = tempfile.TemporaryDirectory(prefix="qingyu-tool-", ignore_cleanup_errors=True)
 
     async def __aenter__(self) -> Self:
@@ -167,9 +168,7 @@ class Sandbox:
         tool = self._tools[tool.name]
         tool.read(parameters)
         async with self._slots:
-            if self._closed:
-                raise SandboxUnavailable
-            child = self._idle.pop() if self._idle else await self._start()
+            child = await self._take()
             self._busy.add(child)
             reusable = False
             try:
@@ -183,6 +182,16 @@ class Sandbox:
                 else:
                     self._end(child)
         return self._result(tool, kind, said)
+
+    async def _take(self) -> _Child:
+        """Take an idle child or start one.
+
+        Raises:
+            SandboxUnavailable: the sandbox is closed, or the child does not start.
+        """
+        if self._closed:
+            raise SandboxUnavailable
+        return self._idle.pop() if self._idle else await self._start()
 
     async def _exchange(self, child: _Child, tool: Tool[Any, Any], parameters: str) -> tuple[str, str]:
         message = {"tool": tool.name, "parameters": parameters}
@@ -234,9 +243,13 @@ class Sandbox:
             ready = kind == kinds.READY
             if not ready:
                 log.error("tool_child_not_started", traceback=said)
+            elif said and not self._told:
+                self._told = True
+                log.warning("tool_sandbox_is_weaker", missing=said)
         except (TimeoutError, _Ended) as error:
             log.error("tool_child_not_started", error=repr(error))
         finally:
+            ready = ready and not self._closed  # it may have been closed meanwhile
             if not ready:
                 self._end(child)
         if not ready:

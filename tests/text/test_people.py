@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.text.people import people, positions
-from tests.tool.story import STORY
+from tests.tool.story import CITY, IMMORTALS, STORY
 
 
 def groups(text: str) -> list[set[str]]:
@@ -34,6 +34,20 @@ def test_those_mentioned_most_often_come_first_with_their_first_place() -> None:
     found = people(STORY)
     assert [one.name for one in found] == ["沈怀安", "柳青萝", "顾长亭"]
     assert [one.first for one in found] == [STORY.index("沈怀安"), STORY.index("柳青萝"), STORY.index("长亭")]
+
+
+def test_people_of_a_city() -> None:
+    assert groups(CITY) == [{"程小满", "小满"}, {"何以宁"}, {"方总"}, {"苏棠", "苏律师"}, {"白经理"}]
+
+
+def test_immortals() -> None:
+    assert groups(IMMORTALS) == [
+        {"厉无咎", "厉道友"},
+        {"楚灵儿", "楚丫头"},
+        {"陆沉舟"},
+        {"寒月仙子"},
+        {"清虚真人"},
+    ]
 
 
 @pytest.mark.parametrize(

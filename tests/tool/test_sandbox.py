@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -201,6 +203,25 @@ async def test_cancelled_call_kills_its_child(sandbox: Sandbox) -> None:
     assert await sandbox.run(naughty.double, '{"number": 2}') == '{"double":4}'
 
 
+async def test_interrupt_of_the_terminal_is_not_for_the_children(sandbox: Sandbox) -> None:
+    await sandbox.run(naughty.double, '{"number": 1}')
+    [pid] = sandbox.pids
+    os.kill(pid, signal.SIGINT)
+    assert await sandbox.run(naughty.double, '{"number": 2}') == '{"double":4}'
+    assert sandbox.pids == [pid]
+
+
+async def test_close_while_a_child_starts_leaves_none() -> None:
+    sandbox = Sandbox(naughty.TOOLS)
+    call = asyncio.create_task(sandbox.run(naughty.double, '{"number": 1}'))
+    await asyncio.sleep(0.01)
+    await sandbox.close()
+    with pytest.raises(SandboxUnavailable):
+        await call
+    assert sandbox.pids == []
+    await sandbox.close()
+
+
 async def test_close_ends_children_and_calls() -> None:
     sandbox = Sandbox(naughty.TOOLS)
     call = asyncio.create_task(sandbox.run(naughty.sleeper, "{}"))
@@ -239,6 +260,28 @@ def test_it_runs_on_uvloop_with_threads_beside_it() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(doubled()) == [f'{{"double":{2 * n}}}' for n in range(10)]
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="takes a right away from root")
+def test_guard_that_cannot_be_had_is_told_in_the_log() -> None:
+    code = """
+import asyncio
+from services.tool.sandbox import Sandbox
+from tests.tool import naughty
+
+async def main():
+    async with Sandbox(naughty.TOOLS) as sandbox:
+        print(await sandbox.run(naughty.double, '{"number": 1}'))
+        print(await sandbox.run(naughty.attempt, '{"code": "socket.socket()"}'))
+
+asyncio.run(main())
+"""
+    weaker = ["setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-sys_chroot", sys.executable, "-c", code]
+    said = subprocess.run(weaker, cwd=Path(__file__).parents[2], capture_output=True, check=True, text=True).stdout
+    assert '{"double":2}' in said
+    assert '{"came":"OSError"}' in said
+    assert said.count("tool_sandbox_is_weaker") == 1
+    assert "nobody" in said
 
 
 def is_alive(process: psutil.Process) -> bool:
