@@ -42,7 +42,7 @@ _SAME = re.compile(
 _STYLED = re.compile(f"名({H})，(?:表)?字({H}{{2}})(?=[^{HAN}])")
 """名赦，字恩侯: a given name of one character, and another name of the same person."""
 
-_LIST = re.compile(f"{H}{{2,}}(?:、{H}{{1,3}})+、{H}{{2,}}")
+_LIST = re.compile(f"{H}{{2,3}}(?:、{H}{{1,3}})+、{H}{{2,12}}")
 _COUNTED = re.compile(
     f"({H}{{2,3}}?)[两二三四五六七八九十]+[个位名]?{H}{{0,2}}(?:人|丫鬟|丫头|弟子|孙女|孩子|兄弟|姐妹|姊妹|少年|同学)"
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -77,6 +78,14 @@ def test_tool_describes_itself() -> None:
         "share": ("number", False, "0.5"),
         "strict": ("boolean", False, "false"),
     }
+
+
+def test_example_of_the_documentation_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(page.split("```python\n")[1].split("```")[0], names)  # noqa: S102
+    repeat = names["repeat"]
+    assert repeat(repeat.read('{"text": "雪", "times": 3}')) == {"text": "雪雪雪"}
 
 
 def test_function_schema_has_no_references_and_no_titles() -> None:
