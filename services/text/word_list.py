@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -69,6 +69,16 @@ class WordList:
                 return after
             if not state:
                 return 0
+            state = self._fail[state]
+
+    def lengths(self, state: int) -> Iterator[int]:
+        """The lengths of all words that end at a state, the longest first."""
+        last = 0
+        while state:
+            size = self.found[state]
+            if size and size != last:
+                yield size
+                last = size
             state = self._fail[state]
 
 

@@ -58,7 +58,7 @@ class WordFinder:
         return found
 
     def _all(self, text: str) -> Iterator[Hit]:
-        """Every hit: at each place where words end, the longest of them that holds."""
+        """Every hit, by where it ends."""
         places: list[int] = []
         """Where in the text each character stands that the automaton has read."""
         state = separators = 0
@@ -73,8 +73,7 @@ class WordFinder:
             for one in plain:  # ㎏ is two
                 places.append(at)
                 state = self._words.step(state, one)
-                size = self._words.found[state]
-                if size:
+                for size in self._words.lengths(state) if self._words.found[state] else ():
                     hit = self._hit(text, places[-size], at + 1, size)
                     if hit is not None:
                         yield hit
