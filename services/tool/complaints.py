@@ -45,7 +45,9 @@ def read_parameters(tool: str, model: type[P], schema: Schema, text: str) -> P:
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False)[:MOST_VIOLATIONS]
-        raise InvalidParameters(tool, tuple(_violation(dict(e), schema) for e in found)) from None
+        # A value that is none of the choices of a union has an error for each of them, and one violation.
+        violations = dict.fromkeys(_violation(dict(e), schema) for e in found)
+        raise InvalidParameters(tool, tuple(violations)) from None
 
 
 def _unreadable(text: str) -> Both | None:
@@ -102,6 +104,8 @@ def _depth(value: Any) -> int:
 
 def _violation(error: dict[str, Any], schema: Schema) -> Violation:
     path = tuple(error["loc"])
+    if error["type"] != "extra_forbidden":
+        path = tuple(_walk(schema, path)[1])
     name = _path(path)
     match error["type"]:
         case "extra_forbidden":
@@ -130,7 +134,7 @@ def _violation(error: dict[str, Any], schema: Schema) -> Violation:
 def _unknown(path: tuple[int | str, ...], schema: Schema) -> Both:
     name = _path(path)
     inner = _at(schema, path[:-1])
-    names = [name for one in (inner, *inner.get("anyOf", ())) for name in one.get("properties", {})]
+    names = [name for one in (inner, *_choices(inner)) for name in one.get("properties", {})]
     if near := get_close_matches(str(path[-1]).lower(), names, n=1):
         return f"{name} is no parameter; did you mean {near[0]}?", f"没有参数 {name}；是否指 {near[0]}？"
     if not names:
@@ -140,7 +144,7 @@ def _unknown(path: tuple[int | str, ...], schema: Schema) -> Both:
 
 def _accepted(schema: Schema) -> Both:
     """What a value must be."""
-    if choices := [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]:
+    if choices := _choices(schema):
         accepted = [_accepted(one) for one in choices]
         return " or ".join(english for english, _ in accepted), "或".join(chinese for _, chinese in accepted)
     if "const" in schema:
@@ -196,13 +200,39 @@ def _bounded(schema: Schema, base: Both) -> Both:
 
 def _at(schema: Schema, path: Sequence[int | str]) -> Schema:
     """The schema of the value at a path; empty where there is none."""
+    return _walk(schema, path)[0]
+
+
+def _walk(schema: Schema, path: Sequence[int | str]) -> tuple[Schema, list[int | str]]:
+    """Follow a path. Pydantic also names the choices of a union in it: those steps are left out.
+
+    Returns:
+        The schema there (empty: none), and the path without them.
+    """
+    walked: list[int | str] = []
     for step in path:
-        options = [schema, *schema.get("anyOf", ())]
-        if isinstance(step, int):
-            schema = next((one["items"] for one in options if "items" in one), {})
-        else:
-            schema = next((one["properties"][step] for one in options if step in one.get("properties", {})), {})
-    return schema
+        options = [schema, *_choices(schema)]
+        inner = next((found for one in options if (found := _inner(one, step)) is not None), None)
+        if inner is None and _choices(schema):
+            continue
+        walked.append(step)
+        schema = inner or {}
+    return schema, walked
+
+
+def _inner(schema: Schema, step: int | str) -> Schema | None:
+    """The schema of an entry or a property; None: there is none."""
+    if isinstance(step, int):
+        entries = schema.get("prefixItems", ())
+        found = entries[step] if step < len(entries) else schema.get("items")
+    else:
+        found = schema.get("properties", {}).get(step, schema.get("additionalProperties"))
+    return found if isinstance(found, dict) else None
+
+
+def _choices(schema: Schema) -> list[Schema]:
+    """What a value may be, other than null."""
+    return [one for key in ("anyOf", "oneOf") for one in schema.get(key, ()) if one.get("type") != "null"]
 
 
 def _path(path: Sequence[int | str]) -> str:

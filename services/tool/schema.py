@@ -74,8 +74,10 @@ def _check(schema: Schema, where: str) -> None:
             raise DefinitionError(f"{where}.{name} has no description; write it with Field(description=…)")
     if "properties" in schema and schema.get("additionalProperties") is not False:
         raise DefinitionError(f"{where} accepts unknown names; derive it from services.tool.definition.Parameters")
-    nested = [*schema.get("properties", {}).items(), ("items", schema.get("items", {}))]
-    nested += [(f"choice {i + 1}", choice) for i, choice in enumerate(schema.get("anyOf", ()))]
+    nested = [*schema.get("properties", {}).items()]
+    nested += [(key, schema[key]) for key in ("items", "additionalProperties") if key in schema]
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        nested += [(f"choice {i + 1}", choice) for i, choice in enumerate(schema.get(key, ()))]
     for name, value in nested:
         if isinstance(value, dict) and value:
             _check(value, f"{where}.{name}")

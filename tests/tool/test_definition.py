@@ -186,6 +186,35 @@ def test_many_wrong_parameters_are_told_up_to_a_limit() -> None:
     assert len(caught.value.violations) == 8
 
 
+class Mixed(Parameters):
+    """Parameters of several types."""
+
+    either: int | list[int] = Field(default=0, description="二者之一")
+    table: dict[str, int] = Field(default={}, description="表")
+    pair: tuple[int, str] = Field(default=(0, ""), description="对")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"either": "x"}', 'either is "x"; it must be a whole number or a list'),
+        ('{"either": [1, "x"]}', 'either[1] is "x"; it must be a whole number'),
+        ('{"table": {"a": "x"}}', 'table.a is "x"; it must be a whole number'),
+        ('{"table": 1}', "table is 1; it must be an object in braces"),
+        ('{"pair": [1, 2]}', "pair[1] is 2; it must be a text"),
+    ],
+)
+def test_values_within_unions_tables_and_pairs(text: str, said: str) -> None:
+    @tool(category="text")
+    def mixed(parameters: Mixed) -> Said:
+        """杂。"""
+        return Said(said="")
+
+    with pytest.raises(InvalidParameters) as caught:
+        mixed.read(text)
+    assert said in [violation.english for violation in caught.value.violations]
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_any_value_is_taken_or_refused_with_a_sentence(value: object) -> None:
     definition._defined.clear()
