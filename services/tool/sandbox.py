@@ -137,6 +137,15 @@ class Sandbox:
     ) -> None:
         await self.close()
 
+    async def start(self) -> None:
+        """Start a child now, so that tools that cannot be imported or set up are told at the worker's start.
+
+        Raises:
+            SandboxUnavailable: it does not start. The log says why.
+        """
+        async with self._slots:
+            self._idle.append(await self._take())
+
     async def close(self) -> None:
         """Kill all children. Calls that still run end with ToolDied."""
         self._closed = True
@@ -191,7 +200,12 @@ class Sandbox:
         """
         if self._closed:
             raise SandboxUnavailable
-        return self._idle.pop() if self._idle else await self._start()
+        while self._idle:
+            child = self._idle.pop()
+            if child.process.returncode is None:
+                return child
+            self._end(child)  # the system ended it while nobody needed it
+        return await self._start()
 
     async def _exchange(self, child: _Child, tool: Tool[Any, Any], parameters: str) -> tuple[str, str]:
         message = {"tool": tool.name, "parameters": parameters}

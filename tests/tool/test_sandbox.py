@@ -203,6 +203,15 @@ async def test_cancelled_call_kills_its_child(sandbox: Sandbox) -> None:
     assert await sandbox.run(naughty.double, '{"number": 2}') == '{"double":4}'
 
 
+async def test_child_that_died_unneeded_costs_no_call(sandbox: Sandbox) -> None:
+    await sandbox.start()
+    [pid] = sandbox.pids
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not psutil.pid_exists(pid))
+    assert await sandbox.run(naughty.double, '{"number": 2}') == '{"double":4}'
+    assert pid not in sandbox.pids
+
+
 async def test_interrupt_of_the_terminal_is_not_for_the_children(sandbox: Sandbox) -> None:
     await sandbox.run(naughty.double, '{"number": 1}')
     [pid] = sandbox.pids
@@ -239,7 +248,7 @@ async def test_tool_that_cannot_be_set_up_is_told_in_the_log() -> None:
     structlog.reset_defaults()
     async with Sandbox(naughty.TOOLS, settings={"double": 1}) as sandbox:
         with capture_logs() as logged, pytest.raises(SandboxUnavailable):
-            await sandbox.run(naughty.double, '{"number": 2}')
+            await sandbox.start()
     [entry] = logged
     assert "takes no settings" in entry["traceback"]
 
