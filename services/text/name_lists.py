@@ -8,7 +8,7 @@ SURNAMES = frozenset(
     "屈项祝董梁杜阮蓝闵席季贾娄江童颜郭梅盛林钟徐邱骆高夏蔡田樊胡凌霍虞万柯管卢莫房裘缪宗丁宣邓洪诸左石崔吉龚程嵇邢"
     "裴陆荣翁荀甄封储靳段焦侯宁仇甘厉祖武符刘景詹龙叶司黎薄白蒲卓蔺屠蒙池乔闻翟谭劳姬申冉桑桂牛燕尚温庄晏柴瞿阎慕艾"
     "容易慎廖欧聂敖冷简沙丰关游楚洛墨君赫商牟佘仲肖涂佟岳阿趙錢孫吳鄭馮陳衛蔣瀋韓楊許呂張嚴華謝鄒喬蘇範魯韋馬鳳費賀"
-    "羅畢齊顧黃蕭貝紀項龐賈鐘駱萬盧葉龍劉陸榮莊閻溫譚鄧"
+    "羅畢齊顧黃蕭貝紀項龐賈鐘駱萬盧葉龍劉陸榮莊閻溫譚鄧史"
 )
 """The common ones, those that web novels like to invent (墨, 楚, 洛), and 阿 as in 阿月."""
 
@@ -41,7 +41,7 @@ _ORDINARY = """
     莫名非要大不怕 洪水亮荒流 吉利祥凶日 荣耀幸华 翁仲 焦急虑黑躁灼 厉害声鬼色 司机令 黎明民 卓越 闻言到声了着过听
     慕名 赫然赫 王爷府妃朝座位城国子后侯者权法宫都道 李子 孙子女儿媳 朱红门唇砂 秦岭 杨柳树 卫兵士生 韩国 唐诗朝突代
     廉价 罗盘列裙网帐汉 魏晋 姜汤 柳树枝絮条叶 昌盛 萧瑟索条 贝壳 楚楚国 洛阳水 贾府 顾不及客虑着忌问了 诸多位如般侯
-    伍长 凤凰冠 庞大
+    伍长 凤凰冠 庞大 史书诗官料上前实学册记籍 杜撰绝 云云雨 伏侍 管辖 田庄 方回欲纔
 """
 ORDINARY_WORDS = frozenset(group[0] + second for group in _ORDINARY.split() for second in group[1:])
 """Words that only begin like a name: of each group of the table, its first character with each of the others. It need not be
