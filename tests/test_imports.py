@@ -14,6 +14,8 @@ FORBIDDEN = {
     "qingyu_ai": ("bridge", "services", "bench", "examples", "tests", "proto"),
     "bridge": ("services", "bench", "examples", "tests", "proto"),
     "services": ("bridge", "bench", "examples", "tests", "proto"),
+    "services/text": ("qingyu_ai", "services.chat", "services.llm", "services.tool", "asyncio"),
+    "services/tool": ("services.chat", "services.llm.offline"),
     "qingyu_ai/contract": (
         "qingyu_ai.routes",
         "qingyu_ai.bus",

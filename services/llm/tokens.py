@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from services.text.script import CJK, WIDE_MARK
+
 from .model import Prompt, Usage
-from .script import CJK, WIDE_MARK
 
 _CJK_TENTHS = 6
 _LATIN_TENTHS = 3

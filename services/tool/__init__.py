@@ -1,0 +1,1 @@
+"""Tools: typed functions that people and models call by name. `definition` says what one is, `sandbox` runs them."""

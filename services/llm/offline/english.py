@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .names import Name
+from services.text.names import Name
+
 from .quoting import quote_english, tidy
 from .reading import Message, Reading, Sentence
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.llm.script import HAN, WORD, Language
+from services.text.script import HAN, WORD, Language
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from hashlib import blake2s
 
 from services.llm.model import Turn
-from services.llm.script import Language, language
+from services.text.counting import Counts, Speech, count, count_paragraphs, sentences, speech
+from services.text.names import Name, find_names
+from services.text.script import Language, language
 
-from .names import Name, find_names
 from .phrases import Phrase, repeated_phrase
-from .text import Counts, Speech, count, count_paragraphs, sentences, speech
 
 _PAUSE = re.compile(r"[，、；：](?=.)|[,;:](?=[^0-9A-Za-z/])", re.DOTALL)
 """Not the colon that ends a heading, and neither 10,000 nor 12:30."""

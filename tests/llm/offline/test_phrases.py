@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.llm.offline.phrases import Phrase, repeated_phrase
-from services.llm.script import Language
+from services.text.script import Language
 
 from .samples import EMPTY_BOX, NIGHT_RAIN
 

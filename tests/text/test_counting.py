@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.llm.offline.text import Counts, count, count_paragraphs, dialogue_share, sentences, speech
-
-from .samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
+from services.text.counting import Counts, count, count_paragraphs, dialogue_share, sentences, speech
+from tests.llm.offline.samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
 
 
 @pytest.mark.parametrize(

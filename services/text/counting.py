@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.llm.script import CJK, EMOJI, INVISIBLE, WIDE_MARK, WORD
+from .script import CJK, EMOJI, INVISIBLE, WIDE_MARK, WORD
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.llm.offline.names import Name, chinese_names, english_names
-
-from .samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
+from services.text.names import Name, chinese_names, english_names
+from tests.llm.offline.samples import EMPTY_BOX, NIGHT_RAIN, SWORD_TRIAL
 
 
 def named(text: str) -> set[str]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from services.llm.script import EMOJI, HAN, WORD, language
+from services.text.script import EMOJI, HAN, WORD, language
 
 
 @pytest.mark.parametrize(

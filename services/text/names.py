@@ -13,8 +13,6 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
-from services.llm.script import HAN, Language
-
 from .name_lists import (
     COMPOUND_SURNAMES,
     DEEDS,
@@ -27,6 +25,7 @@ from .name_lists import (
     ORDINARY_WORDS,
     SURNAMES,
 )
+from .script import HAN, Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,11 @@ _MOST_NAMES = 24
 
 def chinese_names(text: str) -> list[Name]:
     """Find the people of a Chinese text, those named most often first; of equals, the first one."""
+    return _counted(text, full_names(text)[:_MOST_NAMES], "zh")
+
+
+def full_names(text: str) -> list[str]:
+    """Find the names with a surname that the evidence speaks for, the best first. Also of people who are named once."""
     sights: dict[str, _Sight] = {}
     joined: dict[int, list[_Sight]] = {}
     for number, place in enumerate(_PLACE.finditer(text)):
@@ -85,7 +89,7 @@ def chinese_names(text: str) -> list[Name]:
     for name in believed:
         longer[name[:-1]] = max(sights[name], longer.get(name[:-1], sights[name]), key=lambda sight: sight.bordered)
     kept = [name for name in believed if not _has_better(sights[name], sights.get(name[:-1]), longer.get(name))]
-    return _counted(text, sorted(kept, key=lambda name: -sights[name].bordered)[:_MOST_NAMES], "zh")
+    return sorted(kept, key=lambda name: -sights[name].bordered)
 
 
 def _look(text: str, start: int, given: int, sights: dict[str, _Sight], joined: dict[int, list[_Sight]]) -> None:

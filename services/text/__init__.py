@@ -1,0 +1,1 @@
+"""What can be read from a text without a model: scripts, counts, quotations, names. Nothing here does I/O."""
