@@ -170,7 +170,9 @@ async def test_worker_whose_tool_has_another_schema_does_not_start(bridge: Bridg
         await registry.start()
         await eventually(lambda: registry.find("twice") is not None)
         await registry.stop()
-        other: Tool[Any, Any] = Tool(**{**{f: getattr(few.never, f) for f in few.never.__dataclass_fields__}, "name": "twice"})
+        other: Tool[Any, Any] = Tool(
+            **{**{f: getattr(few.never, f) for f in few.never.__dataclass_fields__}, "name": "twice"}
+        )
         with pytest.raises(OtherSchema, match="'twice'"):
             async with tool_worker(bridge, [other]):
                 pass
