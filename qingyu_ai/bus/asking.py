@@ -85,6 +85,7 @@ class Asker:
             project=call.project,
             roles=call.roles,
             traceparent=call.traceparent,
+            verified=call.verified,
         )
         reply = await ask(self._bus, route, route.subject_of(request), request.SerializeToString(), envelope)
         return route.reply.FromString(reply)

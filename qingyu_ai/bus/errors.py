@@ -293,6 +293,13 @@ class SameIdOtherBody(Fault):
         )
 
 
+class Unauthenticated(Fault):
+    """What is asked for needs a user whom the edge has verified."""
+
+    def __init__(self, what: str, chinese: str) -> None:
+        super().__init__(Code.UNAUTHENTICATED, "UNAUTHENTICATED", what, chinese)
+
+
 class NotFound(Fault):
     """A thing that the request names does not exist."""
 

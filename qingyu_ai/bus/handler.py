@@ -36,6 +36,8 @@ class Call:
     roles: tuple[str, ...]
     deadline: Deadline
     traceparent: str
+    verified: bool = False
+    """Whether the edge has verified the user."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()
@@ -56,6 +58,7 @@ class Call:
             envelope.roles,
             envelope.deadline,
             envelope.traceparent,
+            envelope.verified,
         )
 
 

@@ -40,6 +40,9 @@ PROJECT = "Qai-Project"
 ROLES = "Qai-Roles"
 """Comma-separated roles of the user, as verified at the edge."""
 
+VERIFIED = "Qai-Verified"
+"""`1`: the edge has verified that the user is who it says. Absent: the user is what the caller wrote."""
+
 REMAINING_MS = "Qai-Remaining-Ms"
 """On rpc: milliseconds until the caller's deadline when the request was sent. No clock is shared."""
 
@@ -78,6 +81,7 @@ class Envelope(NamedTuple):
     inbox: str = ""
     traceparent: str = ""
     reopens: int = 0
+    verified: bool = False
 
     def encode(self, *, stored: bool) -> bytes:
         """Write the header block.
@@ -100,6 +104,8 @@ class Envelope(NamedTuple):
             lines.append(f"{PROJECT}: {_quoted(self.project)}\r\n")
         if self.roles:
             lines.append(f"{ROLES}: {','.join(self.roles)}\r\n")
+        if self.verified:
+            lines.append(f"{VERIFIED}: 1\r\n")
         if self.traceparent:
             lines.append(f"{TRACEPARENT}: {self.traceparent}\r\n")
         return f"{VERSION_LINE}\r\n{''.join(lines)}\r\n".encode()
@@ -134,6 +140,7 @@ class Envelope(NamedTuple):
                 inbox=headers.get(INBOX, ""),
                 traceparent=headers.get(TRACEPARENT, ""),
                 reopens=int(headers.get(REOPENS, "0")),
+                verified=headers.get(VERIFIED) == "1",
             )
         except (KeyError, ValueError) as e:
             raise Invalid(("headers", f"malformed or missing: {e}")) from None

@@ -28,7 +28,7 @@ from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
 from .jobs import Jobs
 from .speaker import MAX_CHUNK
-from .transport import Bus, Headers, Subscription
+from .transport import Bus, Headers, Hook, Subscription
 from .transport_errors import PayloadTooLarge, TransportError
 
 log = structlog.get_logger(__name__)
@@ -74,6 +74,7 @@ class Worker:
         )
         self._announcement = Announcement(bus, self.identity)
         self.draining = False
+        self._beside: list[tuple[Hook, Hook]] = []
         self._on_finished: Callable[[str, float], None] = lambda method, seconds: None
 
     def __repr__(self) -> str:
@@ -97,6 +98,10 @@ class Worker:
 
     def _finished(self, method: str, seconds: float) -> None:
         self._on_finished(method, seconds)
+
+    def beside(self, start: Hook, stop: Hook) -> None:
+        """Have something live as long as this worker serves: it starts once calls are heard, and stops before they are not."""
+        self._beside.append((start, stop))
 
     # Registration: the kind of row decides the handler's type.
 
@@ -175,6 +180,8 @@ class Worker:
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
             await self.jobs.start()
+        for begin, _ in self._beside:
+            await begin()
         await self._announcement.start()
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
 
@@ -187,6 +194,8 @@ class Worker:
         self.draining = True
         log.info("worker_drains", worker=self.kind, running=self.running, seconds=seconds)
         await self._announcement.stop()
+        for _, end in reversed(self._beside):
+            await end()
         await self.jobs.stop()
         cancel, credit, *rpcs = self._interests
         for interest in rpcs:

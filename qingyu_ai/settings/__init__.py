@@ -30,6 +30,7 @@ from .sections import Log as Log
 from .sections import Nats as Nats
 from .sections import Port as Port
 from .sections import Seconds as Seconds
+from .sections import Tool as Tool
 from .sections import Worker as Worker
 from .words import env_name as env_name
 
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     bus: Bus = Bus()
     bridge: Bridge = Bridge()
     chat: Chat = Chat()
+    tool: Tool = Tool()
     offline: Offline = Offline()
     llm: Llm = Llm()
 

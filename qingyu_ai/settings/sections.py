@@ -142,3 +142,16 @@ class Chat(Worker):
     system_prompt: str = ""
     session_messages: Annotated[int, Field(ge=2)] = 200
     session_max_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
+
+
+class Tool(Worker):
+    """The tool worker."""
+
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
+    metrics_port: Port = 9764
+    modules: tuple[str, ...] = ("services.tool.builtin",)
+    """Python modules whose tools this worker has (docs/adding-a-tool.md)."""
+    children: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes in which tools run; calls beyond them wait."""
+    child_memory_bytes: Annotated[int, Field(ge=16 * MIB)] = 256 * MIB
+    """What one call may use, besides the interpreter."""

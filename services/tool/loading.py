@@ -1,0 +1,45 @@
+"""Which tools a worker has: those of the modules that its settings name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from qingyu_ai.settings import SettingsError
+
+from .definition import Tool
+from .errors import DefinitionError
+
+VARIABLE = "QINGYU_TOOL__MODULES"
+
+
+def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
+    """Import modules and gather the tools that they have, by name.
+
+    A module is looked for where the process was started, too, as `python -m` does.
+
+    Raises:
+        SettingsError: a module cannot be imported, has no tools, or has one that is written wrongly.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: dict[str, Tool[Any, Any]] = {}
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except DefinitionError as e:
+            raise SettingsError(f"{VARIABLE}: {name}: {e}") from None
+        except ImportError as e:
+            raise SettingsError(
+                f"{VARIABLE}: {name} cannot be imported ({e}); name Python modules that hold tools"
+            ) from None
+        tools = [value for value in vars(module).values() if isinstance(value, Tool)]
+        if not tools:
+            raise SettingsError(
+                f"{VARIABLE}: {name} has no tools; decorate functions with services.tool.definition.tool"
+            )
+        found |= {tool.name: tool for tool in tools}
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,90 @@
+"""Tool workers as processes: another team's tool as docs/adding-a-tool.md tells, a worker that dies, one that may not start."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from subprocess import run
+from sys import executable
+
+import grpc
+import pytest
+
+from qingyu_ai.contract import tool_pb2 as pb
+from qingyu_ai.contract.stubs import tool_pb2_grpc
+from tests.e2e.callers import FAST
+from tests.running import System, Worker
+from tests.waiting import eventually_sync
+
+pytestmark = [pytest.mark.once, pytest.mark.xdist_group("worker faults")]
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "adding-a-tool.md").read_text(encoding="utf-8")
+SETTINGS = {**FAST, "QINGYU_BUS__TOOL_LEASE_SECONDS": "1.5"}
+
+
+def tools(*modules: str) -> Worker:
+    return Worker("services.tool", "tool", {"QINGYU_TOOL__MODULES": json.dumps(modules)})
+
+
+def names(stub: tool_pb2_grpc.ToolServiceStub) -> list[str]:
+    return [one.name for one in stub.ListTools(pb.ListToolsRequest(), timeout=5).tools]
+
+
+def test_tool_of_another_team_runs_as_the_page_tells() -> None:
+    command = re.search(r"QINGYU_TOOL__MODULES='(.+?)'.* python -m services\.tool", PAGE)
+    assert command is not None
+    called = re.search(r'ToolRequest\(tool_name="(\w+)", parameters=\'(.+?)\'\)', PAGE)
+    assert called is not None
+    expected = re.search(r"print\(answer\.result\)  # (.+)", PAGE)
+    assert expected is not None
+    with (
+        System(tools(*json.loads(command[1])), settings=SETTINGS) as system,
+        grpc.insecure_channel(system.target) as channel,
+    ):
+        stub = tool_pb2_grpc.ToolServiceStub(channel)
+        assert names(stub) == ["daily_goal"]
+        request = pb.ToolRequest(tool_name=called[1], parameters=called[2], user_id="u")
+        answer = stub.CallTool(request, timeout=20)
+        assert (answer.success, answer.result) == (True, expected[1])
+
+
+def test_code_of_the_page_is_that_of_the_example() -> None:
+    example = ast.dump(ast.parse((ROOT / "examples" / "team_tools.py").read_text(encoding="utf-8")))
+    [shown] = re.findall(r"```python\n(class .+?)```", PAGE, re.DOTALL)
+    for line in shown.splitlines():
+        if "Field(" in line:
+            name, _, rest = line.strip().partition(":")
+            assert ast.dump(ast.parse(f"{name}: {rest}").body[0]) in example, line
+    assert "daily_goal" in example
+
+
+def test_tools_of_a_worker_that_is_killed_leave_the_list_and_come_back_with_it() -> None:
+    with (
+        System(tools("examples.team_tools"), tools("tests.tool.few"), settings=SETTINGS) as system,
+        grpc.insecure_channel(system.target) as channel,
+    ):
+        stub = tool_pb2_grpc.ToolServiceStub(channel)
+        eventually_sync(lambda: {"daily_goal", "twice"} <= set(names(stub)), timeout=5)
+        team, few = system.workers
+        team.kill()
+        eventually_sync(lambda: "daily_goal" not in names(stub), timeout=5)
+        assert "twice" in names(stub)
+        team.start()
+        eventually_sync(lambda: "daily_goal" in names(stub), timeout=10)
+        few.kill()
+        few.start()
+
+
+def test_worker_without_tools_ends_with_the_setting_named() -> None:
+    with System(tools("examples.team_tools"), settings=SETTINGS) as system:
+        for module, words in (("json", "has no tools"), ("no.such", "cannot be imported")):
+            env = {**system.env, "QINGYU_TOOL__MODULES": json.dumps([module])}
+            ended = run(
+                [executable, "-m", "services.tool"], env=env, capture_output=True, text=True, timeout=30, check=False
+            )
+            assert ended.returncode == 2
+            assert "QINGYU_TOOL__MODULES" in ended.stdout + ended.stderr
+            assert words in ended.stdout + ended.stderr

@@ -1,0 +1,178 @@
+"""ListTools, GetToolInfo and CallTool through a real bridge, on a real nats-server, with tools in real children."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import pytest
+
+from qingyu_ai import routes
+from qingyu_ai.bus.asking import Asker
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.handler import Call
+from qingyu_ai.bus.worker import Worker
+from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.contract import tool_pb2 as pb
+from qingyu_ai.settings import Bus as BusSettings
+from services.tool.definition import Tool
+from services.tool.process import serve
+from services.tool.registry import OtherSchema, Registry
+from services.tool.sandbox import Sandbox
+from tests.bridge.conftest import Bridge
+from tests.bridge.conftest import bridge as bridge  # the fixtures
+from tests.bridge.conftest import bridge_settings as bridge_settings
+from tests.bus.conftest import FAST
+from tests.tool import few
+from tests.waiting import eventually
+
+TOOLS = (few.twice, few.mine, few.look_up, few.never, few.defect)
+LEASE = 0.6
+
+
+@pytest.fixture
+def bus_settings() -> BusSettings:
+    return FAST.model_copy(update={"tool_lease_seconds": LEASE})
+
+
+@contextlib.asynccontextmanager
+async def tool_worker(bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS) -> AsyncIterator[Worker]:
+    """A tool worker in the test's process; its computed tools run in children."""
+    bus = await NatsBus.open(bridge.settings.nats.servers, "tool", on_closed=lambda: None)
+    async with Sandbox(tools, children=1) as sandbox:
+        worker = Worker(bus, "tool", bridge.settings.bus, slots=8)
+        serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds)
+        try:
+            await worker.start()
+            await eventually(lambda: any(w.id == worker.token for w in bridge.presence.workers()))
+            yield worker
+        finally:
+            await worker.drain(1)
+            await bus.close()
+
+
+async def listed(bridge: Bridge, category: str = "") -> list[str]:
+    answer: pb.ListToolsResponse = await bridge.unary(routes.LIST_TOOLS)(
+        pb.ListToolsRequest(category=category), timeout=5
+    )
+    return [one.name for one in answer.tools]
+
+
+async def call(bridge: Bridge, name: str, **parameters: Any) -> pb.ToolResponse:
+    request = pb.ToolRequest(tool_name=name, parameters=json.dumps(parameters), user_id="u", project_id="p")
+    answer: pb.ToolResponse = await bridge.unary(routes.CALL_TOOL)(request, timeout=20)
+    return answer
+
+
+async def test_tools_are_listed_described_and_called(bridge: Bridge) -> None:
+    async with tool_worker(bridge):
+        assert await listed(bridge) == ["defect", "look_up", "mine", "never", "twice"]
+        assert await listed(bridge, "sums") == ["defect", "never", "twice"]
+        info: pb.ToolInfo = await bridge.unary(routes.GET_TOOL_INFO)(
+            pb.GetToolInfoRequest(tool_name="twice"), timeout=5
+        )
+        assert (info.description, info.category, info.requires_auth) == ("加倍一个数。", "sums", False)
+        [parameter] = info.parameters
+        assert (parameter.name, parameter.type, parameter.required) == ("number", "integer", True)
+        answer = await call(bridge, "twice", number=21)
+        assert (json.loads(answer.result), answer.success, answer.status.code) == ({"twice": 42}, True, 0)
+
+
+async def test_parameters_that_do_not_hold_are_named(bridge: Bridge) -> None:
+    async with tool_worker(bridge):
+        for wrong, field in (({"number": "21"}, "number"), ({"number": -1}, "number"), ({}, "number"), ({"n": 1}, "n")):
+            request = pb.ToolRequest(tool_name="twice", parameters=json.dumps(wrong), user_id="u")
+            refusal = await bridge.refused(routes.CALL_TOOL, request)
+            assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"parameters.{field}" in {name for name, _ in refusal.fault.violations}
+        refusal = await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="twice", parameters="{", user_id="u"))
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_tool_that_is_not_there_is_not_found(bridge: Bridge) -> None:
+    async with tool_worker(bridge):
+        for route, request in (
+            (routes.CALL_TOOL, pb.ToolRequest(tool_name="thrice", parameters="{}", user_id="u")),
+            (routes.GET_TOOL_INFO, pb.GetToolInfoRequest(tool_name="thrice")),
+        ):
+            refusal = await bridge.refused(route, request)
+            assert refusal.code is grpc.StatusCode.NOT_FOUND
+            assert "thrice" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "code", "words"),
+    [
+        ("twice", {"number": 13}, grpc.StatusCode.FAILED_PRECONDITION, "13 不可加倍"),
+        ("never", {}, grpc.StatusCode.DEADLINE_EXCEEDED, "0.2"),
+        ("defect", {}, grpc.StatusCode.INTERNAL, "please report this id"),
+        ("look_up", {"query": "宝玉"}, grpc.StatusCode.UNAVAILABLE, "rag"),
+    ],
+)
+async def test_tool_that_fails_is_an_answer_that_says_why(
+    bridge: Bridge, name: str, parameters: dict[str, Any], code: grpc.StatusCode, words: str
+) -> None:
+    async with tool_worker(bridge):
+        answer = await call(bridge, name, **parameters)
+        assert (answer.success, answer.result, answer.status.code) == (False, "", code.value[0])
+        assert words in answer.error
+        assert "Traceback" not in answer.error
+
+
+async def test_tool_asks_another_service_as_its_caller(bridge: Bridge) -> None:
+    asked: list[Call] = []
+
+    async def search(call: Call, request: rag.SearchRequest) -> rag.SearchResponse:
+        asked.append(call)
+        return rag.SearchResponse(total_count=len(request.query))
+
+    await bridge.worker("rag", search=search)
+    async with tool_worker(bridge):
+        answer = await call(bridge, "look_up", query="宝玉")
+        assert json.loads(answer.result) == {"found": 2}
+    assert [(one.user, one.project) for one in asked] == [("u", "p")]
+
+
+async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge) -> None:
+    async with tool_worker(bridge) as worker:
+        refusal = await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="mine", parameters="{}", user_id="u"))
+        assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
+        known = Call("c" * 32, "r", "u", "p", (), Deadline.after(5), "", verified=True)
+        request = pb.ToolRequest(tool_name="mine", parameters="{}")
+        answer = await Asker(worker.bus).ask(known, routes.CALL_TOOL, request, part="1", seconds=5)
+        assert json.loads(answer.result) == {"user": "u", "project": "p"}
+
+
+async def test_tools_of_two_workers_are_one_list_and_leave_it_with_their_worker(bridge: Bridge) -> None:
+    async with tool_worker(bridge, [few.twice, few.never]):
+        async with tool_worker(bridge, [few.defect, few.never]):
+            await eventually(lambda: listed_are(bridge, ["defect", "never", "twice"]))
+            assert (await call(bridge, "twice", number=1)).success
+            assert not (await call(bridge, "defect")).success
+        await eventually(lambda: listed_are(bridge, ["never", "twice"]))
+        assert (await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="defect", parameters="{}"))).code in (
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.INVALID_ARGUMENT,
+        )
+
+
+async def listed_are(bridge: Bridge, names: list[str]) -> bool:
+    return await listed(bridge) == names
+
+
+async def test_worker_whose_tool_has_another_schema_does_not_start(bridge: Bridge) -> None:
+    async with tool_worker(bridge, [few.twice]):
+        registry = Registry(bridge.bus, LEASE)
+        await registry.start()
+        await eventually(lambda: registry.find("twice") is not None)
+        await registry.stop()
+        other: Tool[Any, Any] = Tool(
+            **{**{f: getattr(few.never, f) for f in few.never.__dataclass_fields__}, "name": "twice"}
+        )
+        with pytest.raises(OtherSchema, match="'twice'"):
+            async with tool_worker(bridge, [other]):
+                pass
