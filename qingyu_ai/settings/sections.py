@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -151,6 +152,8 @@ class Tool(Worker):
     metrics_port: Port = 9764
     modules: tuple[str, ...] = ("services.tool.builtin",)
     """Python modules whose tools this worker has (docs/adding-a-tool.md)."""
+    words_file: Path | None = None
+    """The deployment's list for the tool sensitive_words, UTF-8, one word a line. None: callers bring their own."""
     children: Annotated[int, Field(ge=1, le=64)] = 2
     """Processes in which tools run; calls beyond them wait."""
     child_memory_bytes: Annotated[int, Field(ge=16 * MIB)] = 256 * MIB

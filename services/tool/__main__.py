@@ -7,7 +7,7 @@ import asyncio
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings, SettingsError
 
-from .loading import VARIABLE, load
+from .loading import VARIABLE, load, settings_of
 from .process import serve
 from .registry import OtherSchema
 from .sandbox import Sandbox
@@ -17,7 +17,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a tool worker until `stop` is set."""
     own = settings.tool
     tools = load(own.modules)
-    async with Sandbox(tools, children=own.children, memory_bytes=own.child_memory_bytes) as sandbox:
+    given = {name: value for name, value in settings_of(own).items() if any(tool.name == name for tool in tools)}
+    async with Sandbox(tools, children=own.children, memory_bytes=own.child_memory_bytes, settings=given) as sandbox:
+        await sandbox.start()  # a tool that cannot be imported there is told now, not at its first call
         try:
             await worker_process(
                 "tool",

@@ -9,11 +9,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from qingyu_ai.settings import SettingsError
+from qingyu_ai.settings import Tool as ToolSettings
+from services.text.word_list import WordList
 
 from .definition import Tool
 from .errors import DefinitionError
 
 VARIABLE = "QINGYU_TOOL__MODULES"
+
+WORDS_TOOL = "sensitive_words"
 
 
 def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
@@ -43,3 +47,18 @@ def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
             )
         found |= {tool.name: tool for tool in tools}
     return [found[name] for name in sorted(found)]
+
+
+def settings_of(own: ToolSettings) -> dict[str, object]:
+    """What tools are given in each child, by tool.
+
+    Raises:
+        SettingsError: the word list cannot be read.
+    """
+    if own.words_file is None:
+        return {}
+    try:
+        words = WordList.read(own.words_file).words
+    except (OSError, UnicodeDecodeError) as e:
+        raise SettingsError(f"QINGYU_TOOL__WORDS_FILE: {own.words_file} cannot be read as UTF-8 text ({e})") from None
+    return {WORDS_TOOL: words}

@@ -19,6 +19,7 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as pb
 from qingyu_ai.settings import Bus as BusSettings
+from services.tool.builtin import search_knowledge
 from services.tool.definition import Tool
 from services.tool.process import serve
 from services.tool.registry import OtherSchema, Registry
@@ -135,6 +136,24 @@ async def test_tool_asks_another_service_as_its_caller(bridge: Bridge) -> None:
         answer = await call(bridge, "look_up", query="宝玉")
         assert json.loads(answer.result) == {"found": 2}
     assert [(one.user, one.project) for one in asked] == [("u", "p")]
+
+
+async def test_knowledge_is_searched_as_the_caller_and_unavailable_without_retrieval(bridge: Bridge) -> None:
+    asked: list[rag.SearchRequest] = []
+
+    async def search(call: Call, request: rag.SearchRequest) -> rag.SearchResponse:
+        asked.append(request)
+        return rag.SearchResponse(results=[rag.SearchResult(document_id="d1", content="灯是师父留下的。", score=0.5)])
+
+    async with tool_worker(bridge, [search_knowledge]):
+        answer = await call(bridge, "search_knowledge", query="灯")
+        assert (answer.success, answer.status.code) == (False, grpc.StatusCode.UNAVAILABLE.value[0])
+        await bridge.worker("rag", search=search)
+        answer = await call(bridge, "search_knowledge", query="灯", top_k=3)
+    assert json.loads(answer.result) == {
+        "passages": [{"document_id": "d1", "content": "灯是师父留下的。", "score": 0.5}]
+    }
+    assert [(one.query, one.user_id, one.project_id, one.top_k) for one in asked] == [("灯", "u", "p", 3)]
 
 
 async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge) -> None:
