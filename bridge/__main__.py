@@ -19,8 +19,8 @@ from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-CUT_SECONDS = 0.25
-"""Before the end of a drain, in which a call that ends counts as cut off by us."""
+CUT_SECONDS = 0.5
+"""Before the end of a drain, in which the callers that are still there are sent away."""
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:

@@ -85,6 +85,10 @@ class Incoming(NamedTuple):
         return cls(request_id, traceparent, resume_from, linger)
 
 
+MOST_DIGITS = 9
+"""Of a number in metadata."""
+
+
 def new_request_id() -> str:
     """Make an id for a call that came without one: `req_<unix nanoseconds>_<8 hexadecimal digits>`."""
     return f"req_{time.time_ns()}_{secrets.token_hex(4)}"
@@ -167,8 +171,8 @@ def _resume_from(route: Route[Any, Any], given: str, request_id: str, violations
         return None
     if not isinstance(route, StreamJob):
         violations.append((RESUME_KEY, "is for streams"))
-    elif not (given.isascii() and given.isdecimal() and len(given) < 10):
-        violations.append((RESUME_KEY, "must be a whole number, 0 or more"))
+    elif not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS):
+        violations.append((RESUME_KEY, f"must be a whole number from 0 to {10**MOST_DIGITS - 1}"))
     elif not request_id:
         violations.append((RESUME_KEY, f"needs the call's {REQUEST_ID_KEY}"))
     else:
@@ -177,8 +181,8 @@ def _resume_from(route: Route[Any, Any], given: str, request_id: str, violations
 
 
 def _linger(given: str, longest: float, violations: list[tuple[str, str]]) -> float:
-    if not (given.isascii() and given.isdecimal() and len(given) < 10):
-        violations.append((LINGER_KEY, "must be a whole number of milliseconds"))
+    if not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS):
+        violations.append((LINGER_KEY, f"must be a whole number of milliseconds, at most {10**MOST_DIGITS - 1}"))
         return 0.0
     return min(int(given) / 1000, longest)
 

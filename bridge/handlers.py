@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from qingyu_ai import routes
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.chunks import merge_encoded, shape_of
-from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded
+from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded, SentAway
 from qingyu_ai.bus.handler import internal
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.contract import bus_pb2
@@ -289,8 +289,11 @@ class Edge:
         self._caller.close(reading, None if self.stopping else fault, linger_seconds=linger_seconds)
 
     def send_away(self) -> None:
-        """From now on whoever leaves is sent away."""
+        """Tell everybody whose call is open still to go on elsewhere. From now on whoever leaves is sent away."""
         self.stopping = True
+        sent = self._caller.readers.fail_all(SentAway())
+        if sent:
+            log.warning("calls_sent_away", calls=sent)
 
     def close(self, reading: Reading) -> None:
         """A call has been answered."""

@@ -69,4 +69,7 @@ class Resume:
             Lost: the caller has more of it than there is, and it is not known for broken.
         """
         if self._left and not failed:
-            raise Lost(f"you have {self._offset} of it, and here are {self._passed}")
+            raise Lost(
+                f"you ask to read on from {self._offset}, and it has only {self._passed}",
+                f"请求从 {self._offset} 处续读，而该流只有 {self._passed}",
+            )

@@ -99,3 +99,21 @@ def test_names_with_values_that_cannot_be_read_are_not_shown() -> None:
     assert unreadable({"QINGYU_SERVERS": '{"one": {"api_key": "secret"'}, Servers) == [
         'QINGYU_SERVERS must be names with values in braces, such as {"name": "value"}'
     ]
+
+
+@pytest.mark.parametrize(
+    ("shorter", "longer"),
+    [
+        ("in_progress_seconds", "ack_wait_seconds"),
+        ("beat_seconds", "lease_seconds"),
+        ("store_seconds", "patience_seconds"),
+    ],
+)
+def test_times_that_contradict_each_other_are_refused(shorter: str, longer: str) -> None:
+    said = refusal(bus={shorter: 60, longer: 10})
+    assert said == f"QINGYU_BUS__{shorter.upper()} must be below QINGYU_BUS__{longer.upper()}: 60 s against 10 s"
+
+
+def test_section_that_is_misspelt_is_refused_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QINGYU_BRIGE__PORT", "1")
+    assert "did you mean QINGYU_BRIDGE__PORT?" in refusal()

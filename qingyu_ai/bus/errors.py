@@ -13,6 +13,7 @@ from enum import IntEnum
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from .in_chinese import in_chinese
 from .transport_errors import Disconnected, PayloadTooLarge, ReplyTimeout, StoreRefused, TransportError
 
 DOMAIN = "qingyu.ai"
@@ -152,7 +153,7 @@ class Invalid(Fault):
             Code.INVALID_ARGUMENT,
             "INVALID_REQUEST",
             f"The request is not valid: {said}",
-            f"请求无效：{said}",
+            "请求无效：" + "；".join(f"{field}：{in_chinese(what)}" for field, what in violations),
             violations=violations,
         )
 
@@ -271,12 +272,12 @@ class GaveUp(Fault):
 class Lost(Fault):
     """Part of a stream is gone. What was shown so far is right; what would follow is not complete."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, chinese: str = "流的记录已不完整") -> None:
         super().__init__(
             Code.DATA_LOSS,
             "STREAM_INCOMPLETE",
-            f"Part of this stream is lost ({what}); what you received is right, but not all",
-            "部分内容丢失；已收到的内容无误，但不完整",
+            f"Part of this stream is lost ({what}); what you received, if anything, is right, but not all",
+            f"部分内容丢失（{chinese}）；已收到的内容（如有）无误，但不完整",
         )
 
 
@@ -298,6 +299,19 @@ class Unauthenticated(Fault):
 
     def __init__(self, what: str, chinese: str) -> None:
         super().__init__(Code.UNAUTHENTICATED, "UNAUTHENTICATED", what, chinese)
+
+
+class SentAway(Fault):
+    """The bridge stops before the call has ended. The call goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            "BRIDGE_STOPS",
+            "This bridge is stopping; your call goes on: ask again with the same request id, a stream with x-resume-from",
+            "该服务节点正在停止，您的请求仍在继续：请用同一请求编号重试，流式调用请附上 x-resume-from",
+            retry_seconds=0.1,
+        )
 
 
 class NotFound(Fault):

@@ -122,6 +122,16 @@ class Readers:
             self.apart -= 1
             self.spawn(follower.stop())
 
+    def fail_all(self, fault: Fault) -> int:
+        """Have every reader show what it holds, and end so.
+
+        Returns:
+            How many there are.
+        """
+        for reading in list(self._began):
+            reading.fail(fault)
+        return len(self._began)
+
     async def read_apart(self, reading: Reading) -> None:
         """Have a reader follow all that is said on its call, from the start, by a consumer of its own.
 

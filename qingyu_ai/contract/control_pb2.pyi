@@ -164,7 +164,9 @@ class Call(_message.Message):
     since_unix_ms: _builtins.int
     """When it came into this state, unix milliseconds."""
     deltas: _builtins.int
-    """Once it has ended: the stream messages it had, before any were merged."""
+    """Once it has ended: the stream messages it had, before any were merged. Of a call that was cancelled or whose deadline passed:
+    as many as whoever decided that knew of.
+    """
     claims: _builtins.int
     """Workers that have had it, and how often it was tried again after a failure."""
     reopenings: _builtins.int

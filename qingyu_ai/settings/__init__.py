@@ -7,6 +7,7 @@ Nothing here is read at import time; each process calls `load()` once, at its st
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -70,6 +71,15 @@ class Settings(BaseSettings):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
 
 
+SHORTER = (
+    ("in_progress_seconds", "ack_wait_seconds"),  # or a job would be taken from a worker that holds it
+    ("beat_seconds", "lease_seconds"),  # or a reader would take a thinking worker for dead
+    ("frame_ack_seconds", "patience_seconds"),
+    ("store_seconds", "patience_seconds"),
+)
+"""Times of the bus of which the first must be below the second."""
+
+
 class SettingsError(Exception):
     """The settings do not hold. The message names each setting and what is wrong with it."""
 
@@ -104,6 +114,12 @@ def load(**overrides: object) -> Settings:
     if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
         raise SettingsError(problem)
     bus = settings.bus
+    for shorter, longer in SHORTER:
+        if getattr(bus, shorter) >= getattr(bus, longer):
+            raise SettingsError(
+                f"{env_name(('bus', shorter))} must be below {env_name(('bus', longer))}: "
+                f"{getattr(bus, shorter):g} s against {getattr(bus, longer):g} s"
+            )
     longest = bus.longest_deadline_seconds + settings.bridge.longest_linger_seconds
     if longest >= bus.log_age_seconds:
         raise SettingsError(
@@ -133,7 +149,10 @@ def _unknown_names() -> list[str]:
         first, *rest = name[len("QINGYU_") :].lower().split("__")
         if first not in known:
             section, _, key = first.partition("_")
-            hint = f"; did you mean {env_name((section, key, *rest))}?" if section in known and key else ""
+            meant = (section, key, *rest) if section in known and key else ()
+            if not meant and (near := get_close_matches(first, known, 1)):
+                meant = (near[0], *rest)
+            hint = f"; did you mean {env_name(meant)}?" if meant else ""
             lines.append(f"  {name}{hint}")
     return lines
 

@@ -14,6 +14,7 @@ import pytest
 from bridge.server import SLACK
 from qingyu_ai import routes
 from qingyu_ai.bus.handler import Call
+from qingyu_ai.bus.in_chinese import in_chinese
 from qingyu_ai.bus.speaker import MAX_CHUNK
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
@@ -99,6 +100,9 @@ async def test_broken_rule_is_named_with_its_field(bridge: Bridge, route: Any, r
     assert {field for field, _ in refusal.fault.violations} == fields
     assert refusal.fault.reason == "INVALID_REQUEST"
     assert refusal.fault.chinese.startswith("请求无效")
+    for field, what in refusal.fault.violations:
+        assert in_chinese(what) != what, what
+        assert f"{field}：{in_chinese(what)}" in refusal.fault.chinese
     assert refusal.request_id
     assert "Error" not in refusal.message
     assert "rror parsing" not in refusal.message

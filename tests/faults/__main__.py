@@ -13,10 +13,16 @@ from .report import Run, carried_out
 from .rows import ROWS
 
 
+def _row(name: str) -> str:
+    if name not in ROWS:
+        raise argparse.ArgumentTypeError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
+    return name
+
+
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(ROWS)}", type=_row)
     parser.add_argument("--dose", type=int, default=0, help="how many calls; 0: the row's own")
     parser.add_argument("--seed", type=int, default=0, help="0: a new one")
     parser.add_argument("--short", action="store_true", help="as in `make test`")

@@ -303,7 +303,8 @@ type Call struct {
 	SinceUnixMs int64 `protobuf:"varint,2,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
 	// Once it has ended: 0 is success.
 	Status *common.Status `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
-	// Once it has ended: the stream messages it had, before any were merged.
+	// Once it has ended: the stream messages it had, before any were merged. Of a call that was cancelled or whose deadline passed:
+	// as many as whoever decided that knew of.
 	Deltas uint64 `protobuf:"varint,4,opt,name=deltas,proto3" json:"deltas,omitempty"`
 	// Workers that have had it, and how often it was tried again after a failure.
 	Claims        uint32 `protobuf:"varint,5,opt,name=claims,proto3" json:"claims,omitempty"`

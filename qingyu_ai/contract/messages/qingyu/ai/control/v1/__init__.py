@@ -77,7 +77,8 @@ class Call(betterproto2.Message):
         4, betterproto2.TYPE_UINT64
     )
     """
-    Once it has ended: the stream messages it had, before any were merged.
+    Once it has ended: the stream messages it had, before any were merged. Of a call that was cancelled or whose deadline passed:
+    as many as whoever decided that knew of.
     """
 
     claims: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(

@@ -1,0 +1,42 @@
+"""What is wrong with a field, in Chinese. The English phrases are those of the rules; tests hold that none is forgotten."""
+
+from __future__ import annotations
+
+import re
+
+PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(english), chinese)
+    for english, chinese in (
+        (r"is required", "必填"),
+        (r"must be between (\S+) and (\S+)", r"须在 \1 到 \2 之间"),
+        (r"must be one of (.+)", r"须为以下之一：\1"),
+        (r"must be system, user or assistant", "须为 system、user 或 assistant"),
+        (r"must hold a message of the user", "至少须有一条用户消息"),
+        (r"must be (\d+) to (\d+) visible ASCII characters", r"须为 \1 到 \2 个可见 ASCII 字符"),
+        (r"must be a whole number from 0 to (\d+)", r"须为 0 到 \1 的整数"),
+        (r"must be a whole number of milliseconds, at most (\d+)", r"须为整数毫秒，至多 \1"),
+        (r"has (\d+) characters; the limit is (\d+)", r"长度为 \1 字符，上限 \2"),
+        (r"has (\d+) entries; the limit is (\d+)", r"有 \1 项，上限 \2"),
+        (r"has control characters, or blanks at an end", "含控制字符，或首尾有空白"),
+        (
+            r"is no tool name: lower-case letters, digits and _, at most 64",
+            "不是工具名：须为小写字母、数字和下划线，至多 64 个",
+        ),
+        (r"is for streams", "仅用于流式调用"),
+        (r"needs the call's (\S+)", r"须同时给出该调用的 \1"),
+        (r"no chunk of this stream ends at (\d+)", r"该流没有在 \1 处结束的数据块"),
+        (r"is no (\S+) \(broken encoding or invalid UTF-8\)", r"不是 \1（编码损坏或 UTF-8 无效）"),
+        (r"is no (\S+)", r"不是 \1"),
+        (r"differs from (\S+) in the call's metadata", r"与该调用元数据中的 \1 不同"),
+        (r"differs from (\S+)", r"与 \1 不同"),
+    )
+)
+"""English, and what it is in Chinese. A phrase that is not here is shown as it is."""
+
+
+def in_chinese(phrase: str) -> str:
+    """Translate what is wrong with a field."""
+    for english, chinese in PHRASES:
+        if found := english.fullmatch(phrase):
+            return found.expand(chinese)
+    return phrase
