@@ -70,7 +70,7 @@ class ToolService:
         except InvalidParameters as e:
             raise Invalid(*((_field(v.parameter), v.english) for v in e.violations)) from None
         except ToolError as e:
-            status = common.Status(code=_code_of(e), message=f"{e.english} / {e.chinese}")
+            status = common.Status(code=_code_of(e), message=f"{e.english} / {e.chinese}", details=e.reason)
         except Expired:
             raise
         except Fault as e:  # of a service that the tool asked
