@@ -66,7 +66,7 @@ async def program(
         ended_itself = process.returncode is not None or process.stdout.at_eof()
         for stream in (heard, to_say, heard_in, said):
             stream.close()
-        await asyncio.shield(asyncio.ensure_future(_end(process, tasks)))
+        await _whatever_comes(asyncio.create_task(_end(process, tasks)))
         if ended_itself:
             log.warning("mcp_program_ended", server=name, status=process.returncode, said=words.text)
 
@@ -85,6 +85,19 @@ class _LastWords:
         assert process.stderr is not None
         while some := await process.stderr.read(4096):
             self._said = (self._said + some)[-LAST_WORDS:]
+
+
+async def _whatever_comes(ending: asyncio.Task[None]) -> None:
+    """Wait for a task also when the waiting is cancelled: a program that is not waited for is left behind."""
+    cancelled = False
+    with anyio.CancelScope(shield=True):
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _end(process: Process, tasks: list[asyncio.Task[None]]) -> None:
