@@ -1,6 +1,7 @@
 """An MCP server by the package mcp, for the tests: `python mcp_peer.py` on its pipes, `python mcp_peer.py --http PORT`.
 
-`--collide` adds a tool whose name is mapped to that of another one; `--say WORD` adds a tool of that name.
+`--before` speaks only the revisions of MCP before 2026-07-28. `--collide` adds a tool whose name is mapped to that of another
+one; `--say WORD` adds a tool of that name.
 It imports nothing of this project.
 """
 
@@ -12,9 +13,10 @@ import os
 from typing import Any
 
 import uvicorn
-from mcp import types
+from mcp import MCPError, types
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
+from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 
@@ -62,6 +64,9 @@ class Peer(Server[Any]):
         ]
         self.tools += [tool(name) for name in more]
 
+    def forget_what_is_new(self) -> None:
+        self.add_request_handler("server/discover", types.RequestParams, _unknown)
+
     def create_initialization_options(
         self,
         notification_options: NotificationOptions | None = None,
@@ -106,23 +111,33 @@ class Peer(Server[Any]):
         await self.changes.publish(ToolsListChanged())
 
 
+async def _unknown(context: Any, params: Any) -> types.EmptyResult:
+    raise MCPError(types.METHOD_NOT_FOUND, "Method not found")
+
+
 def text(said: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=said)])
 
 
-async def pipes(peer: Peer) -> None:
+async def pipes(peer: Peer, *, before: bool) -> None:
     async with stdio_server() as (heard, said):
-        await peer.run(heard, said, peer.create_initialization_options())
+        if before:
+            await serve_loop(peer, heard, said, lifespan_state={})
+        else:
+            await peer.run(heard, said, peer.create_initialization_options())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--http", type=int)
+    parser.add_argument("--before", action="store_true")
     parser.add_argument("--collide", action="store_true")
     parser.add_argument("--say", default="")
     arguments = parser.parse_args()
     one = Peer(*["read.file"] * arguments.collide, *filter(None, [arguments.say]))
+    if arguments.before:
+        one.forget_what_is_new()
     if arguments.http:
         uvicorn.run(one.streamable_http_app(), host="127.0.0.1", port=arguments.http, log_level="warning")
     else:
-        asyncio.run(pipes(one))
+        asyncio.run(pipes(one, before=arguments.before))

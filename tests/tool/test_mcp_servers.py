@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from qingyu_ai import routes
 from qingyu_ai.bus.connection import NatsBus
@@ -24,7 +25,7 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import tool_pb2 as pb
 from qingyu_ai.settings import McpServer, SettingsError
 from services.tool.process import serve
-from services.tool.registry import Registry
+from services.tool.registry import Announcer, Listing, OtherSchema, Registry
 from services.tool.sandbox import Sandbox
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
@@ -37,7 +38,7 @@ from tests.tool.test_service import call, listed
 from tests.waiting import eventually, eventually_sync
 
 require_package("mcp")
-from services.tool.mcp import connection  # noqa: E402
+from services.tool.mcp import connection, servers  # noqa: E402
 from services.tool.mcp.servers import McpServers  # noqa: E402
 
 PEER = str(Path(__file__).with_name("mcp_peer.py"))
@@ -77,8 +78,8 @@ class Http:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, PEER, "--http", str(self.port)])
+    def start(self, *args: str) -> None:
+        self._process = subprocess.Popen([sys.executable, PEER, "--http", str(self.port), *args])
         eventually_sync(lambda: self._answers, timeout=30)
 
     @property
@@ -105,12 +106,27 @@ def http() -> Iterator[Http]:
     one.kill()
 
 
+@pytest.fixture(params=["program", "program --before", "http", "http --before"])
+def peer(request: pytest.FixtureRequest) -> Iterator[McpServer]:
+    """The peer in each way that a server is spoken to; `--before`: by the revisions of MCP before 2026-07-28."""
+    way, *args = request.param.split()
+    if way == "program":
+        yield program(*args)
+        return
+    one = Http()
+    one.start(*args)
+    yield one.settings()
+    one.kill()
+
+
 @contextlib.asynccontextmanager
-async def tool_worker(bridge: Bridge, servers: Mapping[str, McpServer]) -> AsyncIterator[Worker]:
+async def tool_worker(
+    bridge: Bridge, named: Mapping[str, McpServer], taken: Sequence[str] = ()
+) -> AsyncIterator[Worker]:
     bus = await NatsBus.open(bridge.settings.nats.servers, "tool", on_closed=lambda: None)
     tools = [few.twice]
     try:
-        async with Sandbox(tools, children=1) as sandbox, McpServers(servers, ["twice"]) as source:
+        async with Sandbox(tools, children=1) as sandbox, McpServers(named, ["twice", *taken]) as source:
             worker = Worker(bus, "tool", bridge.settings.bus, slots=8)
             serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds, [source])
             try:
@@ -127,9 +143,7 @@ async def is_listed(bridge: Bridge, name: str) -> bool:
     return name in await listed(bridge)
 
 
-@pytest.mark.parametrize("way", ["pipes", "http"])
-async def test_tools_are_listed_described_and_called(bridge: Bridge, way: str, request: pytest.FixtureRequest) -> None:
-    peer = program() if way == "pipes" else request.getfixturevalue("http").settings()
+async def test_tools_are_listed_described_and_called(bridge: Bridge, peer: McpServer) -> None:
     async with tool_worker(bridge, {"peer": peer}):
         assert await listed(bridge) == [*OFFERED, "twice"]
         assert await listed(bridge, "peer") == OFFERED
@@ -201,19 +215,16 @@ async def test_parameters_that_do_not_hold_are_named_before_the_server_is_asked(
         ("peer_die", {}, grpc.StatusCode.UNAVAILABLE, "TOOL_SERVER_AWAY", "暂时无法连接，请稍后重试"),
     ],
 )
-@pytest.mark.parametrize("way", ["pipes", "http"])
 async def test_tool_that_fails_is_an_answer_that_says_why(
     bridge: Bridge,
-    way: str,
+    peer: McpServer,
     name: str,
     parameters: dict[str, Any],
     code: grpc.StatusCode,
     reason: str,
     words: str,
-    request: pytest.FixtureRequest,
 ) -> None:
-    limits: dict[str, Any] = {"seconds": 1, "max_output_bytes": 1000}
-    peer = program(**limits) if way == "pipes" else request.getfixturevalue("http").settings(**limits)
+    peer = peer.model_copy(update={"seconds": 1.0, "max_output_bytes": 1000})
     async with tool_worker(bridge, {"peer": peer}):
         answer = await call(bridge, name, **parameters)
         assert (answer.success, answer.result, answer.status.code) == (False, "", code.value[0])
@@ -251,9 +262,7 @@ async def test_server_at_a_port_that_is_gone_leaves_the_list_and_comes_back(brid
         assert (await call(bridge, "peer_double", number=1)).success
 
 
-@pytest.mark.parametrize("way", ["pipes", "http"])
-async def test_change_of_the_servers_list_is_heeded(bridge: Bridge, way: str, request: pytest.FixtureRequest) -> None:
-    peer = program() if way == "pipes" else request.getfixturevalue("http").settings()
+async def test_change_of_the_servers_list_is_heeded(bridge: Bridge, peer: McpServer) -> None:
     # By HTTP the probe would find it, too: what is heard must come sooner.
     async with tool_worker(bridge, {"peer": peer.model_copy(update={"probe_seconds": 60.0})}):
         assert (await call(bridge, "peer_grow")).success
@@ -282,7 +291,7 @@ async def test_program_ends_with_the_worker(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("servers", "name", "both"),
+    ("named", "name", "both"),
     [
         (
             {"peer": program("--collide")},
@@ -296,9 +305,9 @@ async def test_program_ends_with_the_worker(bridge: Bridge) -> None:
         ),
     ],
 )
-async def test_names_that_collide_are_refused_at_the_start(servers: dict[str, McpServer], name: str, both: str) -> None:
+async def test_names_that_collide_are_refused_at_the_start(named: dict[str, McpServer], name: str, both: str) -> None:
     with pytest.raises(SettingsError, match="QINGYU_TOOL__MCP") as refused:
-        async with McpServers(servers, []):
+        async with McpServers(named, []):
             pass
     assert f"{both} would both be called {name!r}" in str(refused.value)
 
@@ -306,6 +315,63 @@ async def test_names_that_collide_are_refused_at_the_start(servers: dict[str, Mc
 async def test_names_that_would_collide_can_be_chosen_among() -> None:
     async with McpServers({"peer": program("--collide", tools=("read.file",))}, []):
         pass
+
+
+async def test_tool_that_comes_later_and_whose_name_is_taken_is_left_out(bridge: Bridge) -> None:
+    async with tool_worker(bridge, {"peer": program()}, taken=["peer_grown"]):
+        with capture_logs() as lines:
+            assert (await call(bridge, "peer_grow")).success
+            await eventually(lambda: [line for line in lines if line["event"] == "mcp_tool_left_out"])
+        [line] = [line for line in lines if line["event"] == "mcp_tool_left_out"]
+        assert line["reason"].startswith("'peer_grown' of our own and 'grown' of the MCP server peer would both")
+        assert await listed(bridge) == [*OFFERED, "twice"]
+
+
+def other(name: str) -> Listing:
+    return Listing(name=name, description="别的", category="other", digest="other")
+
+
+async def test_worker_whose_servers_tool_has_another_schema_elsewhere_does_not_start(bridge: Bridge) -> None:
+    announcer = Announcer(bridge.bus, "w1", bridge.settings.bus.tool_lease_seconds, [other("peer_double")])
+    await announcer.start()
+    with pytest.raises(OtherSchema, match="'peer_double' is served by worker w1"):
+        async with tool_worker(bridge, {"peer": program()}):
+            pass
+    registry = Registry(bridge.bus, bridge.settings.bus.tool_lease_seconds)
+    await registry.start()
+    await eventually(lambda: registry.list() == [other("peer_double")], timeout=1)  # nothing is left behind
+    await registry.stop()
+    await announcer.stop()
+
+
+async def test_tool_that_comes_later_waits_until_nobody_serves_another_one_by_its_name(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "AGAIN_SECONDS", 0.4)
+    announcer = Announcer(bridge.bus, "w1", bridge.settings.bus.tool_lease_seconds, [other("peer_grown")])
+    await announcer.start()
+    async with tool_worker(bridge, {"peer": program()}) as worker:
+        registry = Registry(worker.bus, bridge.settings.bus.tool_lease_seconds)
+        await registry.start()
+        with capture_logs() as lines:
+            assert (await call(bridge, "peer_grow")).success
+            await eventually(lambda: [line for line in lines if line["event"] == "mcp_tools_not_offered"])
+        await eventually(lambda: registry.find("peer_grown") == other("peer_grown"))
+        await announcer.stop()
+        await eventually(lambda: found(registry, "peer_grown").category == "peer")
+        await registry.stop()
+
+
+def found(registry: Registry, name: str) -> Listing:
+    return registry.find(name) or other("")
+
+
+async def test_tools_of_a_server_that_two_workers_have_stay_when_one_of_them_stops(bridge: Bridge) -> None:
+    async with tool_worker(bridge, {"peer": program()}):
+        async with tool_worker(bridge, {"peer": program()}):
+            assert await listed(bridge) == [*OFFERED, "twice"]
+        assert await listed(bridge) == [*OFFERED, "twice"]
+        assert (await call(bridge, "peer_double", number=1)).success
 
 
 async def test_name_of_a_tool_of_ours_is_taken() -> None:
@@ -316,13 +382,13 @@ async def test_name_of_a_tool_of_ours_is_taken() -> None:
 
 async def test_server_that_is_not_there_stops_nobody(bridge: Bridge) -> None:
     port = free_port()
-    servers = {
+    named = {
         "peer": program(),
         "gone": McpServer(command="/no/such/program"),
         "away": McpServer(url=f"http://127.0.0.1:{port}/mcp"),
         "mute": McpServer(command="sleep", args=("60",), connect_seconds=0.5),
     }
-    async with tool_worker(bridge, servers):
+    async with tool_worker(bridge, named):
         assert await listed(bridge) == [*OFFERED, "twice"]
 
 

@@ -93,8 +93,7 @@ class OurTools:
         try:
             answer = await self._asker.ask(call, routes.CALL_TOOL, request, part="1", seconds=seconds)
         except Fault as e:
-            wrong = "; ".join(f"{field}: {what}" for field, what in e.violations)
-            return _error(f"{e.message} ({wrong})" if wrong else e.message, e.chinese)
+            return _error(e.message, e.chinese)
         if not answer.success:
             return types.CallToolResult(content=[types.TextContent(text=answer.error)], is_error=True)
         plain = json.loads(answer.result)

@@ -185,7 +185,9 @@ class McpServers:
         return made
 
     def _names(self) -> tuple[Mapping[str, Original], tuple[Collision, ...]]:
-        return name_all({server: [tool.name for tool in tools] for server, tools in self._tools.items()}, self._own)
+        """In the order of the settings, so that all workers give a name to the same tool."""
+        there = [server for server in self._settings if server in self._tools]
+        return name_all({server: [tool.name for tool in self._tools[server]] for server in there}, self._own)
 
 
 def _refusal(collisions: Iterable[Collision]) -> str:
