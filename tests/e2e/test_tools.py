@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from subprocess import run
+from subprocess import PIPE, Popen, run
 from sys import executable
 
 import grpc
@@ -102,14 +102,16 @@ def test_tools_of_an_mcp_server_live_and_die_with_the_worker() -> None:
         "QINGYU_TOOL__MODULES": '["tests.tool.few"]',
     }
     with (
-        System(Worker("services.tool", "tool", settings), settings=SETTINGS) as system,
+        System(Worker("services.tool", "tool", settings), tools("examples.team_tools"), settings=SETTINGS) as system,
         grpc.insecure_channel(system.target) as channel,
     ):
         stub = tool_pb2_grpc.ToolServiceStub(channel)
         assert {"peer_double", "twice"} <= set(names(stub))
-        answer = stub.CallTool(pb.ToolRequest(tool_name="peer_double", parameters='{"number": 2}', user_id="u"), timeout=20)
+        answer = stub.CallTool(
+            pb.ToolRequest(tool_name="peer_double", parameters='{"number": 2}', user_id="u"), timeout=20
+        )
         assert json.loads(answer.result) == {"double": 4}
-        [worker] = system.workers
+        worker, _ = system.workers
         [program] = [child for child in psutil.Process(worker.pid).children() if peer in child.cmdline()]
         worker.kill()
         eventually_sync(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, timeout=5)
@@ -133,8 +135,12 @@ def test_mcp_client_of_the_page_starts_what_there_is() -> None:
     [server] = json.loads(shown)["mcpServers"].values()
     with System(tools("tests.tool.few"), settings=SETTINGS) as system:
         command = [executable, *server["args"]]
-        asked = '{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}\n'
-        ended = run(command, env=system.env, input=asked, capture_output=True, text=True, timeout=30, check=False)
-        assert ended.returncode == 0, ended.stderr
-        assert json.loads(ended.stdout)["id"] == 1
         assert shlex.join([server["command"], *server["args"]]) == "python -m services.tool.mcp"
+        env = {**system.env, **server["env"], "NATS_URL": system.nats.url}
+        with Popen(command, env=env, stdin=PIPE, stdout=PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write('{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}\n')
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == 1
+        assert process.returncode == 0

@@ -50,8 +50,6 @@ async def serve_pipes(server: Server[Any], stop: asyncio.Event) -> None:
         asyncio.create_task(server.run(heard, to_say, server.create_initialization_options())),
     ]
     await stop.wait()
-    # What a client asked before it closed its end is answered yet.
-    await asyncio.wait(tasks[2:], timeout=LAST_SECONDS)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
