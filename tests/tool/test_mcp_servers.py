@@ -403,6 +403,11 @@ async def test_variable_that_is_not_set_is_named() -> None:
         McpServers({"peer": program(pass_env=("NO_SUCH_KEY",))}, [])
 
 
+def test_package_is_not_imported_before_settings_ask_for_it() -> None:
+    code = "import sys, services.tool.__main__, services.tool.mcp.__main__; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
 def test_without_the_package_the_settings_are_refused_with_the_command() -> None:
     hide = "import runpy, sys; sys.modules['mcp'] = None; runpy.run_module(sys.argv.pop(1), run_name='__main__')"
     env = {
