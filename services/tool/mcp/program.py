@@ -101,15 +101,20 @@ async def _whatever_comes(ending: asyncio.Task[None]) -> None:
 
 
 async def _end(process: Process, tasks: list[asyncio.Task[None]]) -> None:
-    """Close its input, wait a moment, then kill it with all that it has started."""
+    """Close its input, wait a moment, then kill it with all that it has started. Every wait is bounded."""
     assert process.stdin is not None
     process.stdin.close()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), END_SECONDS)
+    await _gone(process)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await asyncio.wait(tasks, timeout=END_SECONDS)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await process.wait()
+    await asyncio.wait(tasks, timeout=END_SECONDS)
+    await _gone(process)
+
+
+async def _gone(process: Process) -> None:
+    """Wait until a process has ended and nobody holds its pipes; a while at most: what it started may live on and hold them."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), END_SECONDS)
