@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TextIO
 
 import structlog
 import uvloop
@@ -39,19 +40,20 @@ Main = Callable[[Settings, asyncio.Event], Awaitable[None]]
 """Runs until the event is set, by a signal or because the broker is lost for good."""
 
 
-def run(name: str, main: Main) -> None:
+def run(name: str, main: Main, *, logs: TextIO | None = None) -> None:
     """Run a process to its end and exit.
 
     Args:
         name: of the process, for its log lines.
         main: starts everything, waits for the event, stops everything.
+        logs: where log lines go; None: to standard output.
     """
     try:
         settings = load()
     except SettingsError as e:
         sys.stderr.write(f"{name}: {e}\n")
         sys.exit(EXIT_SETTINGS)
-    configure_logging(settings.log, name)
+    configure_logging(settings.log, name, logs)
     sys.exit(uvloop.run(_supervised(main, settings)))
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, TextIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
@@ -21,13 +21,15 @@ from .settings import Log
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 
 
-def configure_logging(settings: Log, process: str) -> None:
-    """Send every log line of this process to standard output, as JSON or for a person to read.
+def configure_logging(settings: Log, process: str, to: TextIO | None = None) -> None:
+    """Send every log line of this process to one place, as JSON or for a person to read.
 
     Args:
         settings: level and format.
         process: written into each line.
+        to: the place; None: standard output.
     """
+    to = to or sys.stdout
     level = logging.getLevelName(settings.level.upper())
 
     def name_process(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -50,10 +52,10 @@ def configure_logging(settings: Log, process: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(to),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(to)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared

@@ -1,5 +1,6 @@
 """Tools that a laptop may lack, and a CI machine may not; peers that either may lack."""
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -22,6 +23,19 @@ def require_tool(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def require_package(name: str) -> None:
+    """See that an optional package is installed; without it skip the whole module, or fail it under CI=true.
+
+    To be called before the module's imports of it.
+    """
+    if importlib.util.find_spec(name) is not None:
+        return
+    reason = f"the package {name} is not installed: run `pip install -e '.[dev]'`"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def require_peer(variable: str) -> list[str]:

@@ -47,3 +47,12 @@ def test_a_peer_that_nobody_names_skips_the_test_everywhere(monkeypatch: pytest.
 def test_a_peer_is_a_command_with_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAMMER_SERVER", "'/opt/my tools/hammer' --hard")
     assert optional.require_peer("HAMMER_SERVER") == ["/opt/my tools/hammer", "--hard"]
+
+
+def test_a_missing_package_skips_the_module_on_a_laptop_and_fails_it_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    optional.require_package("json")
+    with pytest.raises(pytest.skip.Exception, match="the package no_such_package is not installed: run"):
+        optional.require_package("no_such_package")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no_such_package is not installed"):
+        optional.require_package("no_such_package")

@@ -65,6 +65,8 @@ class Worker:
         self._asked: set[asyncio.Task[None]] = set()
         # Counted apart from jobs: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
         self._interests: list[Subscription] = []
+        self._opened: dict[str, Subscription] = {}
+        """By subject: rows that are served beside those of the start."""
         self._clock: asyncio.Task[None] | None = None
         self.identity = Identity(
             kind,
@@ -112,6 +114,28 @@ class Worker:
             token: serve only requests whose token field has this value (one tool).
         """
         self._serve(route, handler, None, token)
+
+    async def open_rpc(
+        self, route: Rpc[Req, Rep], handler: Callable[[Call, Req], Awaitable[Rep]], *, token: str
+    ) -> None:
+        """Serve one more rpc row, of a worker that has started: a tool that came.
+
+        Raises:
+            TransportError: the broker does not answer.
+        """
+        self._serve(route, handler, None, token)
+        subject = f"{route.subject}.{token}"
+        if subject not in self._opened:
+            self._opened[subject] = await self.bus.subscribe(subject, self._on_rpc, queue=self.kind)
+
+    async def close_rpc(self, route: Rpc[Any, Any], *, token: str) -> None:
+        """Serve a row no more that `open_rpc` began. Calls that run go on."""
+        subject = f"{route.subject}.{token}"
+        interest = self._opened.pop(subject, None)
+        if interest is not None:
+            await interest.stop()
+        self._served.pop(subject, None)
+        self.identity.endpoints.pop(Endpoint(route.method, subject, self.kind), None)
 
     def job(
         self,
@@ -198,7 +222,7 @@ class Worker:
             await end()
         await self.jobs.stop()
         cancel, credit, *rpcs = self._interests
-        for interest in rpcs:
+        for interest in (*rpcs, *self._opened.values()):
             await interest.stop()
         if self.running:
             await asyncio.wait(self._asked | self.jobs.tasks, timeout=seconds)

@@ -28,6 +28,7 @@ from .sections import Bridge as Bridge
 from .sections import Bus as Bus
 from .sections import Chat as Chat
 from .sections import Log as Log
+from .sections import McpServer as McpServer
 from .sections import Nats as Nats
 from .sections import Port as Port
 from .sections import Seconds as Seconds

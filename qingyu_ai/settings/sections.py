@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 KIB = 1024
 MIB = 1024 * KIB
+
+MCP_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""What a server may be called here: the beginning of its tools' names, and their category."""
 
 
 class Section(BaseModel):
@@ -145,6 +149,49 @@ class Chat(Worker):
     session_max_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
 
 
+class McpServer(Section):
+    """One server: a program that is started, or an address."""
+
+    command: str = ""
+    """The program; it speaks MCP over its standard input and output, and ends with the worker."""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    """Its environment. It has this, what `pass_env` names, and PATH; nothing else of the worker's."""
+    pass_env: tuple[str, ...] = ()
+    """Variables of the worker that it gets, too: a key does not belong into a file that is kept."""
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    """Instead of a program: where a server listens that speaks streamable HTTP, such as http://127.0.0.1:8000/mcp"""
+    header_env: dict[str, str] = Field(default_factory=dict)
+    """By header, such as Authorization: the environment variable that holds its value."""
+    tools: tuple[str, ...] = ()
+    """The server's own names of those that are offered; empty: all."""
+    requires_auth: bool = False
+    """Whether its tools are for verified users only."""
+    repeatable: bool | None = None
+    """Whether a call that may have run can run again without harm. None: as the server says of each tool; of one that it says
+    nothing about, no."""
+    connect_seconds: Seconds = 20.0
+    """Until it has listed its tools; after that the worker starts without it and tries again."""
+    seconds: Annotated[float, Field(gt=0, le=300)] = 60.0
+    """That a call may take."""
+    max_output_bytes: Annotated[int, Field(ge=1, le=512 * KIB)] = 64 * KIB
+    """Of a result's JSON."""
+    max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
+    """Of one message of the server; one that says more is no server and is left."""
+    probe_seconds: Seconds = 10.0
+    """Between two looks whether a server with an address is still there. A program is seen to end at once."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> McpServer:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("set command or url, one of both")
+        if self.url and (self.args or self.env or self.pass_env):
+            raise ValueError("args, env and pass_env are for command, and url is set")
+        if self.command and self.header_env:
+            raise ValueError("header_env is for url, and command is set")
+        return self
+
+
 class Tool(Worker):
     """The tool worker."""
 
@@ -158,3 +205,14 @@ class Tool(Worker):
     """Processes in which tools run; calls beyond them wait."""
     child_memory_bytes: Annotated[int, Field(ge=16 * MIB)] = 256 * MIB
     """What one call may use, besides the interpreter."""
+    mcp: dict[str, McpServer] = Field(default_factory=dict)
+    """MCP servers whose tools this worker offers, by a short name: tool `read` of `files` is offered as `files_read`."""
+    mcp_user: str = ""
+    """As whom `python -m services.tool.mcp` calls tools; empty: as nobody."""
+
+    @model_validator(mode="after")
+    def _prefixes_hold(self) -> Tool:
+        for prefix in self.mcp:
+            if not MCP_PREFIX.fullmatch(prefix):
+                raise ValueError(f"mcp.{prefix}: the name of a server must be of the form {MCP_PREFIX.pattern}")
+        return self

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings, SettingsError
 
+from .definition import Tool
 from .loading import VARIABLE, load, settings_of
+from .mcp import require_mcp
+from .offered import Source
 from .process import serve
 from .registry import OtherSchema
 from .sandbox import Sandbox
@@ -18,7 +24,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     own = settings.tool
     tools = load(own.modules)
     given = {name: value for name, value in settings_of(own).items() if any(tool.name == name for tool in tools)}
-    async with Sandbox(tools, children=own.children, memory_bytes=own.child_memory_bytes, settings=given) as sandbox:
+    async with (
+        Sandbox(tools, children=own.children, memory_bytes=own.child_memory_bytes, settings=given) as sandbox,
+        _mcp_servers(settings, tools) as servers,
+    ):
         await sandbox.start()  # a tool that cannot be imported there is told now, not at its first call
         try:
             await worker_process(
@@ -26,10 +35,27 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 settings,
                 own,
                 stop,
-                lambda bus, worker: serve(bus, worker, tools, sandbox, settings.bus.tool_lease_seconds),
+                lambda bus, worker: serve(bus, worker, tools, sandbox, settings.bus.tool_lease_seconds, servers),
             )
         except OtherSchema as e:
             raise SettingsError(f"{VARIABLE}: {e}") from None
+
+
+@contextlib.asynccontextmanager
+async def _mcp_servers(settings: Settings, tools: Sequence[Tool[Any, Any]]) -> AsyncIterator[list[Source]]:
+    """The MCP servers that the settings name.
+
+    Raises:
+        SettingsError: their settings do not hold, or the package for them is not installed.
+    """
+    if not settings.tool.mcp:
+        yield []
+        return
+    require_mcp("QINGYU_TOOL__MCP names MCP servers")
+    from .mcp.servers import McpServers  # a second to import, for those who need it
+
+    async with McpServers(settings.tool.mcp, [tool.name for tool in tools]) as servers:
+        yield [servers]
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def read_parameters(tool: str, model: type[P], schema: Schema, text: str) -> P:
         InvalidParameters: with a violation for each parameter that does not hold, the first eight.
     """
     text = text.strip() or "{}"
-    if problem := _unreadable(text):
+    if problem := unreadable(text):
         raise InvalidParameters(tool, (Violation("", *problem),))
     try:
         return model.model_validate_json(text, strict=True)
@@ -50,7 +50,7 @@ def read_parameters(tool: str, model: type[P], schema: Schema, text: str) -> P:
         raise InvalidParameters(tool, tuple(violations)) from None
 
 
-def _unreadable(text: str) -> Both | None:
+def unreadable(text: str) -> Both | None:
     """What is wrong with the text as JSON; None: it is an object."""
     try:
         text.encode()
@@ -106,33 +106,34 @@ def _violation(error: dict[str, Any], schema: Schema) -> Violation:
     path = tuple(error["loc"])
     if error["type"] != "extra_forbidden":
         path = tuple(_walk(schema, path)[1])
-    name = _path(path)
+    name = path_name(path)
     match error["type"]:
         case "extra_forbidden":
-            english, chinese = _unknown(path, schema)
+            english, chinese = unknown(path, schema)
         case "json_invalid":  # half a surrogate pair, for one: pydantic reads more strictly than Python
             return Violation("", *NOT_JSON)
         case "missing":
-            english, chinese = _accepted(_at(schema, path))
+            english, chinese = accepted(_at(schema, path))
             english, chinese = f"{name} is missing; it must be {english}", f"缺少参数 {name}；应为{chinese}"
         case "value_error" if isinstance(refusal := error.get("ctx", {}).get("error"), Refusal):
             english = f"{name} {refusal.english}".strip()
             chinese = f"{name} {refusal.chinese}".strip()
         case "string_too_long" | "too_long":
-            english, chinese = _accepted(_at(schema, path))
+            english, chinese = accepted(_at(schema, path))
             size = len(error["input"])
             english = f"{name} has a length of {size}; it must be {english}"
             chinese = f"{name} 的长度为 {size}；应为{chinese}"
         case _:
-            english, chinese = _accepted(_at(schema, path))
-            shown = _shown(error["input"])
-            english = f"{name} is {shown}; it must be {english}"
-            chinese = f"{name} 的值为 {shown}；应为{chinese}"
+            english, chinese = accepted(_at(schema, path))
+            value = shown(error["input"])
+            english = f"{name} is {value}; it must be {english}"
+            chinese = f"{name} 的值为 {value}；应为{chinese}"
     return Violation(name, english, chinese)
 
 
-def _unknown(path: tuple[int | str, ...], schema: Schema) -> Both:
-    name = _path(path)
+def unknown(path: tuple[int | str, ...], schema: Schema) -> Both:
+    """Why there is no parameter at this path, and which there are."""
+    name = path_name(path)
     inner = _at(schema, path[:-1])
     names = [name for one in (inner, *_choices(inner)) for name in one.get("properties", {})]
     if near := get_close_matches(str(path[-1]).lower(), names, n=1):
@@ -142,17 +143,19 @@ def _unknown(path: tuple[int | str, ...], schema: Schema) -> Both:
     return f"{name} is no parameter; there are {', '.join(names)}", f"没有参数 {name}；可用参数：{'、'.join(names)}"
 
 
-def _accepted(schema: Schema) -> Both:
-    """What a value must be."""
+def accepted(schema: Schema) -> Both:
+    """What a value must be, by its schema; every choice and property in it is an object."""
     if choices := _choices(schema):
-        accepted = [_accepted(one) for one in choices]
-        return " or ".join(english for english, _ in accepted), "或".join(chinese for _, chinese in accepted)
+        told = [accepted(one) for one in choices]
+        return " or ".join(english for english, _ in told), "或".join(chinese for _, chinese in told)
     if "const" in schema:
         schema = {**schema, "enum": [schema["const"]]}
     if values := schema.get("enum"):
-        shown = [str(value) for value in values]
-        *most, last = shown
-        return (f"{', '.join(most)} or {last}" if most else last), f" {'、'.join(shown)} 之一"
+        names = [str(value) for value in values]
+        *most, last = names
+        return (f"{', '.join(most)} or {last}" if most else last), f" {'、'.join(names)} 之一"
+    if "type" not in schema and "properties" not in schema:
+        return "a value", "任意值"
     match type_of(schema):
         case "string":
             english, chinese = _sized(schema, "Length", ("a text", "文本"), ("characters", "个字符"))
@@ -169,6 +172,8 @@ def _accepted(schema: Schema) -> Both:
             return "true or false", " true 或 false"
         case "array":
             return _sized(schema, "Items", ("a list", "列表"), ("entries", "项"))
+        case _ if schema.get("type") == "null":
+            return "null", " null"
         case _:
             return "an object in braces", "对象（花括号）"
 
@@ -235,14 +240,16 @@ def _choices(schema: Schema) -> list[Schema]:
     return [one for key in ("anyOf", "oneOf") for one in schema.get(key, ()) if one.get("type") != "null"]
 
 
-def _path(path: Sequence[int | str]) -> str:
+def path_name(path: Sequence[int | str]) -> str:
+    """A path as callers are told it: `words[2]`, `range.start`."""
     name = ""
     for step in path:
         name += f"[{step}]" if isinstance(step, int) else f".{step}" if name else step
     return _clipped(name)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as callers are told it, cut if it is long."""
     if isinstance(value, BaseModel):
         return "{…}"
     if isinstance(value, str):

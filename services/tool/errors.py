@@ -140,3 +140,19 @@ class SandboxUnavailable(ToolError):
         super().__init__(
             "No process for tools can be started; try again in a moment", "暂时无法启动工具进程，请稍后重试"
         )
+
+
+class ToolServerAway(ToolError):
+    """The server behind the tool is not there now, or went away during the call. Trying again may help.
+
+    It is not known whether a call during which it went away has done something.
+    """
+
+    reason = "TOOL_SERVER_AWAY"
+
+    def __init__(self, tool: str, server: str) -> None:
+        super().__init__(
+            f"The MCP server {server} of the tool {tool} cannot be reached; try again in a moment",
+            f"工具 {tool} 所在的 MCP 服务 {server} 暂时无法连接，请稍后重试",
+        )
+        self.server = server

@@ -145,6 +145,12 @@ def read(data: bytes) -> Announced | None:
 class OtherSchema(Exception):
     """Another worker serves a tool of this name with other parameters. The message names both and says what to do."""
 
+    def __init__(self, tool: str, worker: str) -> None:
+        super().__init__(
+            f"tool {tool!r} is served by worker {worker} with other parameters; "
+            "stop that one first, or give this tool another name"
+        )
+
 
 class Announcer:
     """Says which tools a worker has, until it stops.
@@ -174,14 +180,11 @@ class Announcer:
             TransportError: the bucket does not answer.
         """
         await self._announce()  # before looking at the others: who comes later sees it
-        for listing in self._listings.values():
+        for listing in list(self._listings.values()):
             other = await self._other_schema(listing)
             if other is not None:
                 await self._withdraw()
-                raise OtherSchema(
-                    f"tool {listing.name!r} is served by worker {other} with other parameters; "
-                    "stop that one first, or give this tool another name"
-                )
+                raise OtherSchema(listing.name, other)
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     async def stop(self) -> None:
@@ -192,6 +195,29 @@ class Announcer:
                 await self._task
         with contextlib.suppress(TransportError):  # then they leave the lists at the lease
             await self._withdraw()
+
+    async def add(self, listing: Listing) -> None:
+        """Announce one more tool, in place of the one that had its name.
+
+        Raises:
+            OtherSchema: somebody serves another one by its name. It is not announced any more.
+            TransportError: the bucket does not answer.
+        """
+        self._listings[listing.name] = listing
+        await self._announce_one(listing)
+        other = await self._other_schema(listing)
+        if other is not None:
+            await self.remove(listing.name)
+            raise OtherSchema(listing.name, other)
+
+    async def remove(self, name: str) -> None:
+        """Take one tool off the lists.
+
+        Raises:
+            TransportError: the bucket does not answer; the tool leaves the lists at the lease.
+        """
+        if self._listings.pop(name, None) is not None:
+            await self._store(name, b"")
 
     async def _other_schema(self, listing: Listing) -> str | None:
         """The worker that serves a tool of this name with another schema."""
@@ -208,12 +234,16 @@ class Announcer:
         return None
 
     async def _announce(self) -> None:
-        for listing in self._listings.values():
-            entry = Announced(listing=listing, worker=self._worker, at_ms=now_ms())
-            await self._store(listing.name, entry.model_dump_json().encode())
+        for listing in list(self._listings.values()):
+            if self._listings.get(listing.name) is listing:  # it may have gone while others were announced
+                await self._announce_one(listing)
+
+    async def _announce_one(self, listing: Listing) -> None:
+        entry = Announced(listing=listing, worker=self._worker, at_ms=now_ms())
+        await self._store(listing.name, entry.model_dump_json().encode())
 
     async def _withdraw(self) -> None:
-        for name in self._listings:
+        for name in list(self._listings):
             await self._store(name, b"")
 
     async def _store(self, name: str, data: bytes) -> None:

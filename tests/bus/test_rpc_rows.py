@@ -7,9 +7,11 @@ import time
 
 import pytest
 
-from qingyu_ai.bus.errors import Code, Expired, Fault, Invalid, NoWorker
+from qingyu_ai import routes
+from qingyu_ai.bus.errors import Code, Expired, Fault, Invalid, NotFound, NoWorker
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.contract import tool_pb2 as tool
 from tests.bus.system import System
 from tests.waiting import eventually
 
@@ -120,3 +122,38 @@ async def test_rpc_that_expired_on_its_way_is_dropped_unexecuted(system: System)
         await system.ask("late", seconds=0)
     await system.ask("in time")
     assert ran == ["in time"]
+
+
+async def test_row_that_a_worker_opens_later_is_served_until_it_closes_it(system: System) -> None:
+    async def call_tool(call: Call, request: tool.ToolRequest) -> tool.ToolResponse:
+        return tool.ToolResponse(result=request.tool_name)
+
+    async def ask(name: str, seconds: float = 5) -> str:
+        body = tool.ToolRequest(tool_name=name).SerializeToString()
+        subject = f"{routes.CALL_TOOL.subject}.{name}"
+        envelope = system.envelope(routes.CALL_TOOL, body, seconds=seconds)
+        return tool.ToolResponse.FromString(await system.caller.ask(routes.CALL_TOOL, subject, body, envelope)).result
+
+    async def refused() -> bool:
+        try:
+            await ask("late", seconds=0.5)
+        except (NotFound, NoWorker):
+            return True
+        except Expired:  # it was on its way when the row was closed
+            return False
+        return False
+
+    worker = await system.worker(kind="tool")
+    await eventually(refused)
+    await worker.open_rpc(routes.CALL_TOOL, call_tool, token="late")
+    await worker.open_rpc(routes.CALL_TOOL, call_tool, token="late")  # again: heard once all the same
+    assert await ask("late") == "late"
+    assert "ai.rpc.tool.call.late" in {endpoint.subject for endpoint in worker.identity.endpoints}
+    await worker.close_rpc(routes.CALL_TOOL, token="late")
+    await eventually(refused)
+    assert not worker.identity.endpoints
+    await worker.close_rpc(routes.CALL_TOOL, token="late")
+    await worker.open_rpc(routes.CALL_TOOL, call_tool, token="late")
+    assert await ask("late") == "late"
+    await worker.drain(1)
+    await eventually(refused)

@@ -120,3 +120,31 @@ async def test_entry_that_is_none_is_left_out(connect: Connect, registry: Regist
     await bus.store(topology.tool_key("odd", "w9"), b'{"listing": 3}', timeout=2)
     async with announced(bus, "w1", listing()):
         await eventually(lambda: names(registry) == ["count"])
+
+
+async def test_tools_come_and_go_while_their_worker_lives(connect: Connect, registry: Registry) -> None:
+    async with announced(await connect(), "w1", listing()) as announcer:
+        await announcer.add(listing("split"))
+        await eventually(lambda: names(registry) == ["count", "split"])
+        await announcer.add(listing("split", category="book"))
+        await eventually(lambda: names(registry, "book") == ["split"])
+        await asyncio.sleep(LEASE * 2)
+        assert names(registry) == ["count", "split"]
+        await announcer.remove("split")
+        await announcer.remove("split")
+        await eventually(lambda: names(registry) == ["count"])
+        await asyncio.sleep(LEASE / 2)
+        assert names(registry) == ["count"]
+    await eventually(lambda: names(registry) == [])
+
+
+async def test_tool_that_comes_with_another_schema_is_refused_alone(connect: Connect, registry: Registry) -> None:
+    async with (
+        announced(await connect(), "w1", listing()),
+        announced(await connect(), "w2", listing("split")) as second,
+    ):
+        with pytest.raises(OtherSchema, match="'count' is served by worker w1"):
+            await second.add(listing(digest="d2"))
+        await asyncio.sleep(LEASE)
+        assert names(registry) == ["count", "split"]
+        assert registry.find("count") == listing()
