@@ -67,13 +67,14 @@ Run = Callable[..., Command]
 
 def ports(**more: str) -> dict[str, str]:
     """Free ports for everything."""
-    nats, monitor, bridge, bridge_metrics, chat_metrics = free_ports(5)
+    nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics = free_ports(6)
     return {
         "QINGYU_NATS__PORT": str(nats),
         "QINGYU_NATS__MONITOR_PORT": str(monitor),
         "QINGYU_BRIDGE__PORT": str(bridge),
         "QINGYU_BRIDGE__METRICS_PORT": str(bridge_metrics),
         "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
+        "QINGYU_TOOL__METRICS_PORT": str(tool_metrics),
         **more,
     }
 

@@ -18,15 +18,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_default_system_is_a_broker_a_chat_worker_and_a_bridge() -> None:
+def test_the_default_system_is_a_broker_workers_and_a_bridge() -> None:
     found = programs(load())
     assert [(program.name, program.stage) for program in found] == [
         ("nats", Stage.BROKER),
         ("chat", Stage.WORKER),
+        ("tool", Stage.WORKER),
         ("bridge", Stage.EDGE),
     ]
     assert found[1].argv == (sys.executable, "-m", "services.chat")
-    assert found[2].argv == (sys.executable, "-m", "bridge")
+    assert found[2].argv == (sys.executable, "-m", "services.tool")
+    assert found[3].argv == (sys.executable, "-m", "bridge")
 
 
 def test_several_processes_of_a_kind_share_their_port_and_have_a_metrics_port_each() -> None:
@@ -40,7 +42,10 @@ def test_several_processes_of_a_kind_share_their_port_and_have_a_metrics_port_ea
 
 
 def test_no_two_default_ports_collide_however_many_processes_there_are() -> None:
-    ports = [listen.port for listen in listens(load(bridge={"processes": 64}, chat={"processes": 64}))]
+    ports = [
+        listen.port
+        for listen in listens(load(bridge={"processes": 64}, chat={"processes": 64}, tool={"processes": 64}))
+    ]
     assert len(ports) == len(set(ports))
 
 
@@ -52,14 +57,14 @@ def test_a_metrics_port_of_zero_stays_zero_for_every_process() -> None:
 
 
 def test_no_processes_of_a_kind_means_none() -> None:
-    assert [program.name for program in programs(load(chat={"processes": 0}))] == ["nats", "bridge"]
+    assert [program.name for program in programs(load(chat={"processes": 0}))] == ["nats", "tool", "bridge"]
 
 
 def test_a_given_server_replaces_our_own_and_its_ports_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://elsewhere:4222")
     settings = load()
     found = programs(settings)
-    assert [program.name for program in found] == ["chat", "bridge"]
+    assert [program.name for program in found] == ["chat", "tool", "bridge"]
     assert {program.env["QINGYU_NATS__URL"] for program in found} == {"nats://elsewhere:4222"}
     assert not any("NATS" in listen.setting for listen in listens(settings))
 
