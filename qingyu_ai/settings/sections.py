@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -142,3 +143,12 @@ class Chat(Worker):
     system_prompt: str = ""
     session_messages: Annotated[int, Field(ge=2)] = 200
     session_max_bytes: Annotated[int, Field(ge=KIB)] = 256 * KIB
+
+
+class Agent(Worker):
+    """The agent worker."""
+
+    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    metrics_port: Port = 9664
+    agents_dir: Path | None = None
+    """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""

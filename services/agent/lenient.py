@@ -23,7 +23,7 @@ _BLANK = re.compile(r"(?:[\s\u3000\ufeff]|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _OBJECT, _OBJECT_END = "{｛", "}｝"
 _ARRAY, _ARRAY_END = "[［", "]］"
 _COMMA, _COLON = ",，", ":："
-_QUOTES = {'"': '"', "“": "”\"", "”": "”\"", "'": "'", "‘": "’", "「": "」"}
+_QUOTES = {'"': '"', "“": '”"', "”": '”"', "'": "'", "‘": "’", "「": "」"}
 """Which quotes open a text, and which may close it."""
 
 _WORDS: dict[str, Any] = {
