@@ -43,19 +43,22 @@ class Checked:
 
 def check(shape: type[Shape], answer: str) -> Checked:
     """Check an answer."""
-    problem = ""
+    problem = unlike = ""
     try:
         for value, plain in read(answer):
             for candidate, unwrapped in _meant(value):
                 try:
                     held = shape.model_validate(candidate)
                 except ValidationError as e:
-                    problem = problem or _said(e)
+                    if isinstance(candidate, dict) and shape.model_fields.keys() & candidate.keys():
+                        problem = problem or _said(e)
+                    unlike = unlike or _said(e)
                     continue
                 return Checked(text=held.model_dump_json(), by="" if plain and not unwrapped else "rule")
     except Unreadable as e:
+        # What was like the shape says more than what could not be read beside it, and that more than what was unlike it.
         problem = problem or str(e)
-    return Checked(problem=problem)
+    return Checked(problem=problem or unlike)
 
 
 def _meant(value: Any) -> Iterator[tuple[Any, bool]]:

@@ -36,6 +36,13 @@ class Unreadable(Exception):
     """There is no JSON object here. The message says in Chinese what is wrong, for the model that wrote it."""
 
 
+class BreaksOff(Unreadable):
+    """The text ends in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__("写到一半就结束了")
+
+
 def read(text: str) -> Iterator[tuple[Any, bool]]:
     """Find the JSON in an answer.
 
@@ -43,29 +50,34 @@ def read(text: str) -> Iterator[tuple[Any, bool]]:
         What may be meant, the most likely first, and whether it was plain JSON and nothing else.
 
     Raises:
-        Unreadable: nothing was found.
+        Unreadable: nothing was found, or something there could not be read.
     """
     try:
-        yield json.loads(text, parse_constant=_no_constant), True
+        value = json.loads(text, parse_constant=_no_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+        yield value, True
         return
     except (ValueError, RecursionError):
         pass
     text = text.rpartition("</think>")[2]
-    problem = ""
-    found = False
+    problem, found = "", False
     for part in [*(match[1] for match in _FENCE.finditer(text)), text]:
         at, tried = 0, 0
         while tried < MOST_STARTS and (start := _next_object(part, at)) >= 0:
             tried += 1
             try:
                 value, at = _Reader(part).value(start, 0)
+            except BreaksOff as e:
+                problem = problem or str(e)
+                break  # what is whole inside it is a part, not the answer
             except Unreadable as e:
                 problem = problem or str(e)
                 at = start + 1
                 continue
             found = True
             yield value, False
-    if not found:
+    if problem or not found:
         raise Unreadable(problem or "里面没有 JSON 对象")
 
 
@@ -179,12 +191,12 @@ class _Reader:
                 at += 1
                 continue
             if at >= len(self._text) and not end_is_fine:
-                raise Unreadable("写到一半就结束了")
+                raise BreaksOff
             return at
 
     def _char(self, at: int) -> str:
         if at >= len(self._text):
-            raise Unreadable("写到一半就结束了")
+            raise BreaksOff
         return self._text[at]
 
     def _near(self, at: int) -> str:
