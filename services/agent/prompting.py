@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ FORMAT = "format"
 """The name in `AgentRequest.context` that asks for a form of the answer. Any other value than `json` is a text like others."""
 
 JSON = "json"
+
+_TAG = re.compile("<(/?(?:资料|任务))")
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
@@ -109,8 +112,8 @@ def _name(name: str) -> str:
 
 
 def _inside(text: str) -> str:
-    """A text that cannot end the element around it."""
-    return text.replace("</资料>", "＜/资料＞").replace("</任务>", "＜/任务＞")
+    """A text that can neither end the element around it nor begin another."""
+    return _TAG.sub(r"＜\1", text)
 
 
 def offered(tools: Sequence[Listing]) -> tuple[Tool, ...]:

@@ -1,0 +1,73 @@
+"""How the offline model uses tools: by a rule, so that an agent can be tried without a network.
+
+It calls tools once, before it says anything: the first two that are offered and that it can call. It can call a tool whose
+required parameters are all texts: one that is named `query` gets the task, every other one the passage. The passage is the
+longest element of the last user message (`<…>…</…>`), or the whole of it without elements; the task is the last element. Then
+it says what came of the calls, word for word. It understands neither the tools nor their results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from services.llm.model import Prompt, Tool, ToolCallDelta, Turn
+from services.llm.script import Language
+
+MOST_CALLS = 2
+MOST_PASSAGE = 20_000
+"""Characters of a passage: tools have limits of their own."""
+
+MOST_QUERY = 200
+
+SHOWN = 600
+"""Characters of a result that are said."""
+
+QUERY = "query"
+
+_ELEMENT = re.compile(r"<([^\s<>/]+)[^<>]*>\n?(.*?)\n?</\1>", re.DOTALL)
+
+
+def calls_for(prompt: Prompt) -> tuple[ToolCallDelta, ...]:
+    """The calls that come before an answer; none if there are results, or the answer has begun."""
+    turns = prompt.turns
+    if not prompt.tools or not turns or turns[-1].role != "user":
+        return ()
+    elements = [match[2] for match in _ELEMENT.finditer(turns[-1].content)] or [turns[-1].content]
+    passage, task = max(elements, key=len)[:MOST_PASSAGE], elements[-1][:MOST_QUERY]
+    written = ((tool.name, _arguments(tool, passage, task)) for tool in prompt.tools)
+    able = [(name, arguments) for name, arguments in written if arguments][:MOST_CALLS]
+    return tuple(
+        ToolCallDelta(i, f"offline{i:02d}", name, json.dumps(arguments, ensure_ascii=False))
+        for i, (name, arguments) in enumerate(able)
+    )
+
+
+def _arguments(tool: Tool, passage: str, task: str) -> dict[str, str] | None:
+    properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+    required: Sequence[str] = tool.parameters.get("required", ())
+    if not required or any(properties.get(name, {}).get("type") != "string" for name in required):
+        return None
+    return {name: task if name == QUERY else passage for name in required}
+
+
+def results_in(turns: Sequence[Turn], spoken: Language) -> str:
+    """What the tools of the last question returned, put into words; empty: none was called."""
+    lines = list(_lines(turns, spoken))
+    if not lines:
+        return ""
+    if spoken == "zh":
+        return f"这次调用了{len(lines)}个工具，返回的内容照录如下：\n" + "\n".join(lines)
+    return f"Tools were called {len(lines)} times; what they returned, word for word:\n" + "\n".join(lines)
+
+
+def _lines(turns: Sequence[Turn], spoken: Language) -> Iterator[str]:
+    names = {call.id: call.name for turn in turns for call in turn.tool_calls}
+    start = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=0)
+    for turn in turns[start:]:
+        if turn.role == "tool":
+            name = names.get(turn.tool_call_id, "?")
+            shown = turn.content if len(turn.content) <= SHOWN else turn.content[:SHOWN] + "……"
+            yield f"{name}：{shown}" if spoken == "zh" else f"{name}: {shown}"
