@@ -10,19 +10,25 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from typing import Any
 
 from qingyu_ai.bus.deadline import Deadline
-from qingyu_ai.bus.errors import Code
+from qingyu_ai.bus.errors import Code, TooLarge
 from qingyu_ai.bus.handler import Call
 from services.llm.model import ToolCall, ToolCallDelta, Turn
 from services.tool.registry import Listing
 
 from .events import Asked, Called
-from .toolbox import MARGIN_SECONDS, Toolbox, ToolResult
+from .toolbox import MARGIN_SECONDS, Toolbox, ToolResult, failed
 
 MAX_NAME = 64
 """Characters of a tool's name, as the model wrote it."""
 
 SHOWN_BROKEN = 1000
 """Characters of broken arguments that are kept, for the caller and for the model."""
+
+MAX_ARGUMENTS = 100_000
+"""Characters of the arguments of one call: a long chapter in one of them, and no book."""
+
+MAX_RESULT, MAX_RESULTS = 512 * 1024, 2 * 1024 * 1024
+"""Bytes of one result, and of all of one execution: they are logged with the text (`bus.call_log_bytes`)."""
 
 MAX_SEEN = 16_000
 """Characters of a result that the model is told: it must leave room for everything else."""
@@ -79,6 +85,8 @@ def _arguments(written: str) -> tuple[str, str]:
     text = written.strip()
     if not text or text == "null":
         return "{}", ""
+    if len(text) > MAX_ARGUMENTS:
+        return "{}", text[:SHOWN_BROKEN]
     try:
         value = json.loads(text, parse_constant=_no_constant)
         if isinstance(value, str):  # encoded twice
@@ -133,9 +141,11 @@ class Caller:
     Args:
         tools: what may be called.
         most: how many at once.
+        said_bytes: of the results that workers before this one had.
     """
 
-    def __init__(self, call: Call, toolbox: Toolbox, tools: Iterable[Listing], most: int) -> None:
+    def __init__(self, call: Call, toolbox: Toolbox, tools: Iterable[Listing], most: int, said_bytes: int = 0) -> None:
+        self._room = MAX_RESULTS - said_bytes
         self._call = call
         self._toolbox = toolbox
         self._tools: Mapping[str, Listing] = {tool.name: tool for tool in tools}
@@ -185,6 +195,11 @@ class Caller:
             except TimeoutError:
                 message = f"{asked.name} took longer than {seconds:.3g} s / {asked.name} 运行超过 {seconds:.3g} 秒"
                 result = ToolResult(code=int(Code.DEADLINE_EXCEEDED), message=message)
+            size = len(result.result.encode())
+            if size > min(MAX_RESULT, self._room):
+                limit = max(0, min(MAX_RESULT, self._room))
+                result = failed(TooLarge(f"The result of {asked.name}", f"{asked.name} 的结果", size, limit))
+            self._room -= len(result.result.encode())
         return Called(asked, result.result, _since(began), result.code, result.message)
 
     def _refused(self, asked: Asked, position: int) -> ToolResult | None:
@@ -196,8 +211,8 @@ class Caller:
             return ToolResult(code=int(Code.NOT_FOUND), message=message)
         if asked.broken:
             message = (
-                f"The arguments of {asked.name} are no JSON object; write one: {asked.broken} / "
-                f"{asked.name} 的参数不是 JSON 对象，请改正后重试"
+                f"The arguments of {asked.name} are no JSON object, or longer than {MAX_ARGUMENTS} characters: {asked.broken} / "
+                f"{asked.name} 的参数不是 JSON 对象，或超过 {MAX_ARGUMENTS} 个字符，请改正后重试"
             )
             return ToolResult(code=int(Code.INVALID_ARGUMENT), message=message)
         if position >= self._most:

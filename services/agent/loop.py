@@ -53,13 +53,15 @@ class Run:
         self._limits = task.limits
         self._model = model
         self._new_gate = new_gate
+        self._flush = call.flush
         self._before = before
         self._began = time.monotonic() - before.elapsed_ms / 1000
         own = Deadline(self._began + task.limits.seconds)
         self._callers_time = call.deadline <= own
         """Whether the caller's deadline comes before the execution's own."""
         self._deadline = min(call.deadline, own)
-        self._caller = Caller(call, toolbox, task.tools, task.limits.calls)
+        said_bytes = sum(len(called.result.encode()) for called in before.called)
+        self._caller = Caller(call, toolbox, task.tools, task.limits.calls, said_bytes)
         self._tools = offered(task.tools)
         self._turns = list(task.turns)
         self._called = list(before.called)
@@ -78,7 +80,7 @@ class Run:
         self._held = ""
         """An answer in JSON that the caller has not been shown: it must hold first."""
         self._repaired: By = ""
-        self._spoke = self._finish = ""
+        self._spoke, self._finish = model.name, ""
 
     @property
     def elapsed_ms(self) -> int:
@@ -150,7 +152,7 @@ class Run:
         answer = self._begun + heard.text
         if heard.finish == FILTERED:
             raise answer_stopped()
-        if not answer and not self._said:
+        if not answer:
             raise no_answer()
         if self._task.shape is not None:
             async with aclosing(self._hold(answer, self._task.shape)) as events:
@@ -207,7 +209,7 @@ class Run:
                 if delta.text and is_text:
                     heard.shown = True
                     yield self._say(delta)
-        if not (heard.text or heard.pieces or self._begun or self._said) and heard.finish != FILTERED:
+        if not (heard.text or heard.pieces or self._begun) and heard.finish != FILTERED:
             raise UpstreamFault(Upstream.ANSWER_EMPTY, self._model.name)
 
     def _say(self, delta: Delta) -> Said:
@@ -234,6 +236,9 @@ class Run:
         self._left -= estimate_tokens(text)
         for one in asked:
             yield Started(one, self._spent)
+        if not all(self._caller.repeatable(one.name) for one in asked):
+            # A worker that takes over must know that the tool may have run.
+            await self._flush()
         async with aclosing(self._run(asked)) as events:
             async for event in events:
                 yield event

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from qingyu_ai.bus.asking import Asker
-from qingyu_ai.bus.errors import Code, Expired, Fault, TooLarge
+from qingyu_ai.bus.errors import Code, Expired, Fault
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.transport_errors import TransportError
 from qingyu_ai.contract import tool_pb2 as pb
@@ -22,9 +22,6 @@ log = structlog.get_logger(__name__)
 
 MARGIN_SECONDS = 1.0
 """Beyond a tool's own time: for the way there and back. The worker ends a tool by itself."""
-
-MAX_RESULT = 1024 * 1024
-"""Bytes of a result that an agent's caller is shown. A tool has a limit of its own, which is lower."""
 
 BUSY_ATTEMPTS, BUSY_SECONDS = 4, 0.25
 """A worker without a free slot has not run the tool: it may be asked again, also what must not be repeated."""
@@ -140,9 +137,6 @@ class BusToolbox:
             return ToolResult(
                 code=code, message=reply.error or reply.status.message or f"{name} failed / {name} 执行失败"
             )
-        size = len(reply.result.encode())
-        if size > MAX_RESULT:
-            return failed(TooLarge(f"The result of {name}", f"{name} 的结果", size, MAX_RESULT))
         return ToolResult(reply.result)
 
     async def _ask(self, call: Call, request: pb.ToolRequest, part: str, seconds: float) -> pb.ToolResponse:

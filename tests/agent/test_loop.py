@@ -213,6 +213,56 @@ async def test_a_long_result_is_cut_for_the_model_and_whole_for_the_caller() -> 
     assert len(model.prompts[1].turns[-1].content) < 17_000
 
 
+async def test_results_that_are_too_large_are_failures() -> None:
+    async def large(arguments: dict[str, Any]) -> ToolResult:
+        return ToolResult(json.dumps("x" * int(arguments["size"])))
+
+    box = Box().with_tool("large", large)
+    too_large = ScriptedModel(calls(("large", {"size": 600_000})), says("好"))
+    answer = await Lab(too_large, box).ask(request(tools=["large"]))
+    assert (answer.status, answer.tool_calls[0].status.code) == ("completed", Code.RESOURCE_EXHAUSTED)
+    assert not answer.tool_calls[0].result
+    together = ScriptedModel(calls(*[("large", {"size": 500_000})] * 6), says("好"))
+    answer = await Lab(together, box).ask(request(tools=["large"]))
+    assert sorted(c.status.code for c in answer.tool_calls) == [0] * 4 + [Code.RESOURCE_EXHAUSTED] * 2
+
+
+async def test_arguments_without_end_are_refused() -> None:
+    box = two_tools()
+    answer = await Lab(ScriptedModel(calls(("text_statistics", {"text": "字" * 100_001})), says("好")), box).ask(
+        request(tools=["text_statistics"])
+    )
+    assert (answer.tool_calls[0].status.code, answer.tool_calls[0].parameters) == (Code.INVALID_ARGUMENT, "{}")
+    assert len(answer.tool_calls[0].status.details) == 1000
+    assert not box.made
+
+
+async def test_a_tool_that_must_not_be_repeated_waits_until_its_start_is_stored() -> None:
+    order: list[str] = []
+
+    async def flush() -> None:
+        order.append("flush")
+
+    async def function(arguments: dict[str, Any]) -> ToolResult:
+        order.append("tool")
+        return ToolResult("1")
+
+    for repeatable, expected in ((False, ["flush", "tool"]), (True, ["tool"])):
+        order.clear()
+        call = new_call()
+        call.flush = flush
+        box = Box().with_tool("pay", function, repeatable=repeatable)
+        await Lab(ScriptedModel(calls(("pay", {})), says("好")), box).ask(request(tools=["pay"]), call)
+        assert order == expected
+
+
+async def test_words_before_the_tools_are_no_answer() -> None:
+    model = ScriptedModel(calls(("text_statistics", {}), text="先数一数。"), [Delta(finish="stop", usage=COST)])
+    answer = await Lab(model, two_tools()).ask(request(tools=["text_statistics"], options={"max_retries": 1}))
+    assert (answer.status, answer.output) == ("failed", "先数一数。")
+    assert (answer.response_status.details, answer.stats.retry_count) == ("MODEL_ANSWER_EMPTY", 1)
+
+
 async def test_a_model_that_calls_tools_for_ever_is_asked_once_without_them() -> None:
     def script(prompt: Prompt, number: int) -> Answer:
         return calls(("text_statistics", {})) if prompt.tools else says("好，写。")

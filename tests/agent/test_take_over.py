@@ -183,6 +183,33 @@ async def test_two_calls_at_once_of_which_one_had_ended() -> None:
     assert results == [{"zi": 1}, {"zi": 2}]
 
 
+def at_once(prompt: Prompt, number: int) -> Answer:
+    """A model that calls what it has no result of, all at once."""
+    have = [turn.content for turn in prompt.turns if turn.role == "tool"]
+    missing = [(name, {"text": "字" * size}) for size, name in enumerate(TOOLS, 1) if not _has(have, size)]
+    begun = prompt.turns[-1].content if prompt.turns[-1].role == "assistant" else ""
+    return calls(*missing) if missing and prompt.tools else says("都查过了，写。".removeprefix(begun))
+
+
+def _has(results: Sequence[str], size: int) -> bool:
+    return any(result.startswith("It is not known") or json.loads(result)["zi"] == size for result in results)
+
+
+@pytest.mark.parametrize("border", range(9))
+async def test_calls_at_once_from_every_border(border: int) -> None:
+    chunks = await Lab(ScriptedModel(script=at_once), box(Counter(), repeatable=True)).stream(ASKED)
+    assert len(chunks) == 7
+    said = chunks[:border]
+    counted: Counter[str] = Counter({c.metadata["tool_name"] for c in said if c.chunk_type == "tool_end"})
+    rest = await Lab(ScriptedModel(script=at_once), box(counted, repeatable=True)).stream(ASKED, new_call(said=said))
+    together = [*said, *rest]
+    assert text_of(together) == "都查过了，写。"
+    assert counted == Counter(TOOLS)
+    kinds = Counter(kind for kind, _ in calls_in(together))
+    assert kinds == {"tool_start": 2, "tool_end": 2}
+    assert together[-1].metadata["tool_calls_count"] == "2"
+
+
 async def test_the_time_of_the_worker_before_counts() -> None:
     said = (await Lab(ScriptedModel(says("雨停了。"))).stream(request()))[:1]
     said[0].metadata["elapsed_ms"] = "59500"
