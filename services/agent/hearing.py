@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from qingyu_ai.bus.deadline import Deadline
 from services.llm.faults import Upstream, UpstreamFault
@@ -14,6 +15,9 @@ from services.llm.model import Delta, Finish, Model, Prompt, Usage
 from services.llm.tokens import estimate_tokens, estimated
 
 from .calling import Pieces
+
+LONGEST_TIMER = 24 * 3600.0
+"""Seconds: an event loop takes no endless ones."""
 
 
 class OutOfTime(Exception):
@@ -57,37 +61,69 @@ async def hear(model: Model, heard: Heard, new_gate: NewGate | None, deadline: D
         Fault: the model's own.
     """
     stream = guarded(model.stream(heard.prompt, deadline), heard.prompt, new_gate)
-    async with aclosing(stream):
-        while True:
-            delta = await _next(stream, deadline)
-            if delta is None:
-                break
-            if delta.text:
-                heard.texts.append(delta.text)
-            if delta.reasoning:
-                heard.thoughts.append(delta.reasoning)
-            for piece in delta.tool_calls:
-                heard.pieces.add(piece)
-            if delta.finish:
-                heard.finish, heard.usage = delta.finish, delta.usage
-                heard.model = delta.model or model.name
-            yield delta
+    limit = Limit(deadline)
+    try:
+        async with aclosing(stream):
+            while (delta := await limit.next(stream)) is not None:
+                if delta.text:
+                    heard.texts.append(delta.text)
+                if delta.reasoning:
+                    heard.thoughts.append(delta.reasoning)
+                for piece in delta.tool_calls:
+                    heard.pieces.add(piece)
+                if delta.finish:
+                    heard.finish, heard.usage = delta.finish, delta.usage
+                    heard.model = delta.model or model.name
+                yield delta
+    finally:
+        limit.close()
     if not heard.finish:
         raise UpstreamFault(Upstream.STREAM_CUT, model.name)
 
 
-async def _next(stream: AsyncGenerator[Delta, None], deadline: Deadline) -> Delta | None:
-    left = deadline.remaining
-    if left <= 0:  # a model that never waits is never interrupted
-        raise OutOfTime
-    limit = asyncio.timeout(left)
-    try:
-        async with limit:
+class Limit:
+    """A deadline for many waits, with one timer: `asyncio.timeout` around each delta costs as much as all the rest of the loop.
+
+    Nothing but `next` is interrupted: between two of them the deadline is only noted.
+    """
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._waiting: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._interrupted = self._over = False
+        left = min(max(0.0, deadline.remaining), LONGEST_TIMER)
+        self._timer = asyncio.get_running_loop().call_later(left, self._on_time)
+
+    def close(self) -> None:
+        """No more waits."""
+        self._timer.cancel()
+
+    def _on_time(self) -> None:
+        self._over = True  # a timer may be early by less than a millisecond
+        if self._waiting is not None:
+            self._interrupted = True
+            self._waiting.cancel()
+
+    async def next(self, stream: AsyncGenerator[Delta, None]) -> Delta | None:
+        """Wait for a delta; None: there are no more.
+
+        Raises:
+            OutOfTime: the deadline has come.
+        """
+        if self._over or self._deadline.passed:  # a model that never waits is never interrupted
+            raise OutOfTime
+        task = self._waiting = asyncio.current_task()
+        assert task is not None
+        self._cancelling = task.cancelling()
+        try:
             return await anext(stream, None)
-    except TimeoutError:
-        if limit.expired():
-            raise OutOfTime from None
-        raise
+        except asyncio.CancelledError:
+            if self._interrupted and task.uncancel() <= self._cancelling:
+                raise OutOfTime from None
+            raise
+        finally:
+            self._waiting = None
 
 
 def prompt_tokens(prompt: Prompt) -> int:
