@@ -18,7 +18,8 @@ MOST_STARTS = 8
 _FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BLANK = re.compile(r"(?:[\s\u3000\ufeff]|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
+_BLANK = re.compile(r"(?:[\s\u3000\ufeff]|//[^\n]{0,300}|/\*.{0,300}?\*/)+", re.DOTALL)
+"""Comments are bounded: what follows a quote is looked at again and again."""
 
 _OBJECT, _OBJECT_END = "{｛", "}｝"
 _ARRAY, _ARRAY_END = "[［", "]］"

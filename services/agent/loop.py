@@ -105,7 +105,7 @@ class Run:
             self._finish, end = CUT, timed_out(self._limits.seconds)
         except Fault as e:
             log.info("agent_failed", reason=e.reason, error=e.message)
-            self._finish = self._finish if self._finish in (LENGTH, FILTERED) else CUT
+            self._finish = self._finish or CUT
             end = of_fault(e)
         if self._task.shape is not None:
             held = self._held or (self._heard.text if self._heard is not None else "")

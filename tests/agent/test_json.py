@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -75,6 +76,7 @@ async def test_malformed_answer(agent: str, case: Case) -> None:
         assert json.loads(chunks[0].delta) == SAMPLES[agent]
     else:
         assert (facts["status"], facts["reason"]) == ("failed", "AGENT_SHAPE_NOT_HELD")
+        assert facts["finish_reason"] == "stop"
         assert chunks[0].delta == wrong
 
 
@@ -160,6 +162,15 @@ def test_lenient_reading(written: str, value: Any) -> None:
 def test_what_cannot_be_read(written: str) -> None:
     with pytest.raises(Unreadable):
         next(read(written))
+
+
+@pytest.mark.parametrize("piece", ['"//', '"/*', '", "', "{", '{"a":"', "```\n{", '"，', "[", "\\u12"])
+def test_reading_takes_time_in_proportion(piece: str) -> None:
+    written = '{"a": "' + piece * (60_000 // len(piece))
+    began = time.process_time()
+    with contextlib.suppress(Unreadable):
+        list(read(written))
+    assert time.process_time() - began < 2
 
 
 json_values = st.recursive(

@@ -21,7 +21,7 @@ from services.llm.tokens import count_that_fits, estimate_tokens
 from .chinese import write_chinese
 from .english import write_english
 from .reading import read
-from .tools import calls_for, results_in
+from .tools import calls_for, results_in, without_marks
 
 LONG_PROMPT = 16 * 1024
 """Characters, so at most 64 KiB of text. A longer prompt is read in a thread.
@@ -133,7 +133,7 @@ def _text(turns: tuple[Turn, ...]) -> str:
 
 
 def _written(turns: tuple[Turn, ...]) -> str:
-    reading = read(turns)
+    reading = read(without_marks(turns))
     said = write_chinese(reading) if reading.language == "zh" else write_english(reading)
     results = results_in(turns, reading.language)
     return f"{said}\n\n{results}" if results else said

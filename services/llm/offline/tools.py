@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.llm.model import Prompt, Tool, ToolCallDelta, Turn
@@ -27,7 +28,9 @@ SHOWN = 600
 
 QUERY = "query"
 
-_ELEMENT = re.compile(r"<([^\s<>/]+)[^<>]*>\n?(.*?)\n?</\1>", re.DOTALL)
+MOST_ELEMENTS = 64
+
+_OPENING = re.compile(r"<([^\s<>/]{1,20})(?: [^<>]{0,200})?>\n?")
 
 
 def calls_for(prompt: Prompt) -> tuple[ToolCallDelta, ...]:
@@ -35,7 +38,7 @@ def calls_for(prompt: Prompt) -> tuple[ToolCallDelta, ...]:
     turns = prompt.turns
     if not prompt.tools or not turns or turns[-1].role != "user":
         return ()
-    elements = [match[2] for match in _ELEMENT.finditer(turns[-1].content)] or [turns[-1].content]
+    elements = [text for _, text, _ in _elements(turns[-1].content)] or [turns[-1].content]
     passage, task = max(elements, key=len)[:MOST_PASSAGE], elements[-1][:MOST_QUERY]
     written = ((tool.name, _arguments(tool, passage, task)) for tool in prompt.tools)
     able = [(name, arguments) for name, arguments in written if arguments][:MOST_CALLS]
@@ -43,6 +46,37 @@ def calls_for(prompt: Prompt) -> tuple[ToolCallDelta, ...]:
         ToolCallDelta(i, f"offline{i:02d}", name, json.dumps(arguments, ensure_ascii=False))
         for i, (name, arguments) in enumerate(able)
     )
+
+
+def _elements(text: str) -> Iterator[tuple[int, str, int]]:
+    """A message's elements, `<…>…</…>`: where each begins, what stands in it, where it ends. Of one inside another the outer one
+    counts."""
+    at = 0
+    for _ in range(MOST_ELEMENTS):
+        opening = _OPENING.search(text, at)
+        if opening is None:
+            return
+        end = text.find(f"</{opening[1]}>", opening.end())
+        if end < 0:
+            at = opening.end()
+            continue
+        at = end + len(opening[1]) + 3
+        yield opening.start(), text[opening.end() : end].removesuffix("\n"), at
+
+
+def without_marks(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns as they are meant: where a message is nothing but elements, their marks are not the user's words."""
+    return tuple(replace(turn, content=_plain(turn.content)) if turn.role == "user" else turn for turn in turns)
+
+
+def _plain(text: str) -> str:
+    at, inside = 0, []
+    for start, element, end in _elements(text):
+        if not text[at:start].isspace() and start > at:
+            return text
+        inside.append(element)
+        at = end
+    return "\n\n".join(inside) if inside and not text[at:].strip() else text
 
 
 def _arguments(tool: Tool, passage: str, task: str) -> dict[str, str] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from services.llm.model import STOP, TOOL_CALLS, Delta, Prompt, Tool, ToolCall, Turn
 from services.llm.offline.chinese import LABEL
 from services.llm.offline.model import OfflineModel
+from services.llm.offline.tools import calls_for
 
 from .samples import NIGHT_RAIN
 
@@ -51,6 +53,23 @@ async def test_with_results_it_answers_and_says_what_they_are() -> None:
     assert deltas[-1].finish == STOP
     begun = Prompt((*turns, Turn("assistant", text[:50])), tools=(tool("a"),))
     assert text[:50] + "".join(delta.text for delta in await ask(begun)) == text
+
+
+async def test_the_marks_of_elements_are_not_counted() -> None:
+    marked = "".join(delta.text for delta in await ask(Prompt((Turn("user", ASKED),))))
+    plain = "".join(delta.text for delta in await ask(Prompt((Turn("user", f"{NIGHT_RAIN.strip()}\n\n续写"),))))
+    assert marked == plain
+
+
+async def test_elements_among_words_are_words() -> None:
+    told = "".join(delta.text for delta in await ask(Prompt((Turn("user", "他说<b>走</b>，就走了。"),))))
+    assert "<b>走</b>" in told
+
+
+async def test_elements_without_end_cost_nothing() -> None:
+    began = time.monotonic()
+    calls_for(Prompt((Turn("user", "<a>" * 1_000_000),), tools=(tool("a"),)))
+    assert time.monotonic() - began < 1
 
 
 async def test_without_tools_it_calls_none() -> None:
