@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 from services.llm.model import Prompt, Tool, ToolCallDelta, Turn
-from services.llm.script import Language
 
 MOST_CALLS = 2
 MOST_PASSAGE = 20_000
@@ -87,8 +86,12 @@ def _arguments(tool: Tool, passage: str, task: str) -> dict[str, str] | None:
     return {name: task if name == QUERY else passage for name in required}
 
 
-def results_in(turns: Sequence[Turn], spoken: Language) -> str:
-    """What the tools of the last question returned, put into words; empty: none was called."""
+def results_in(turns: Sequence[Turn], spoken: str) -> str:
+    """What the tools of the last question returned, put into words; empty: none was called.
+
+    Args:
+        spoken: the language to say it in, `zh` or `en`.
+    """
     lines = list(_lines(turns, spoken))
     if not lines:
         return ""
@@ -97,7 +100,7 @@ def results_in(turns: Sequence[Turn], spoken: Language) -> str:
     return f"Tools were called {len(lines)} times; what they returned, word for word:\n" + "\n".join(lines)
 
 
-def _lines(turns: Sequence[Turn], spoken: Language) -> Iterator[str]:
+def _lines(turns: Sequence[Turn], spoken: str) -> Iterator[str]:
     names = {call.id: call.name for turn in turns for call in turn.tool_calls}
     start = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=0)
     for turn in turns[start:]:
