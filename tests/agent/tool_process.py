@@ -21,6 +21,9 @@ from .scripted import listing
 
 FILE = "TOOL_PROCESS_FILE"
 
+SLOW = "慢"
+"""A text with it takes three seconds."""
+
 
 def _note(line: str) -> None:
     with Path(os.environ[FILE]).open("a", encoding="utf-8") as file:
@@ -30,6 +33,8 @@ def _note(line: str) -> None:
 async def count(call: Call, request: pb.ToolRequest) -> pb.ToolResponse:
     """Count characters."""
     _note(request.parameters)
+    if SLOW in request.parameters:
+        await asyncio.sleep(3)
     return pb.ToolResponse(result=json.dumps({"zi": len(json.loads(request.parameters)["text"])}), success=True)
 
 

@@ -15,7 +15,7 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.process import EXIT_SETTINGS
-from tests.agent.tool_process import FILE
+from tests.agent.tool_process import FILE, SLOW
 from tests.e2e.callers import FAST, new_id
 from tests.running import ROOT, System, Worker
 from tests.upstream.process import Upstream
@@ -66,6 +66,34 @@ def test_a_killed_agent_is_gone_on_for(tmp_path: Path, unary: bool) -> None:
             last = upstream.seen()[-1].body["messages"]
             assert [message["role"] for message in last[:5]] == ["system", "user", "assistant", "tool", "assistant"]
             assert (json.loads(last[3]["content"]), last[4]["content"]) == ({"zi": 2}, BEGUN)
+            system.wait_ready()
+
+
+def test_a_tool_that_ran_when_the_agent_was_killed_is_not_called_again(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    tools = Worker("tests.agent.tool_process", "tool", {FILE: str(made)})
+    with Upstream() as upstream:
+        settings = {**FAST, "QINGYU_LLM__BASE_URL": upstream.base_url, "QINGYU_LLM__MODEL": "novel"}
+        with (
+            System("services.agent", tools, settings=settings) as system,
+            grpc.insecure_channel(system.target) as channel,
+        ):
+            upstream.script(
+                "novel", [tool_calls(("a", "text_statistics", f'{{"text": "{SLOW}"}}')), chat("那就直接写。")]
+            )
+            caller = Caller(ai_agent_pb2_grpc.AIAgentServiceStub(channel), unary=False)
+            caller.start()
+            eventually_sync(made.exists, timeout=20)
+            system.workers[0].kill()
+            system.workers[0].start()
+            caller.join()
+            assert (caller.text, caller.status, caller.tool_calls) == ("那就直接写。", "completed", 1)
+            assert len(made.read_text(encoding="utf-8").splitlines()) == 1
+            told = upstream.seen()[-1].body["messages"][-1]
+            assert (told["role"], told["content"].startswith("It is not known whether text_statistics")) == (
+                "tool",
+                True,
+            )
             system.wait_ready()
 
 
