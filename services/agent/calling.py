@@ -186,11 +186,12 @@ class Caller:
         began = time.monotonic()
         result = self._refused(asked, position)
         if result is None:
-            seconds = min(self._tools[asked.name].seconds + MARGIN_SECONDS, max(0.0, deadline.remaining))
+            seconds = self._tools[asked.name].seconds + MARGIN_SECONDS
+            left = min(seconds, max(0.0, deadline.remaining))
             try:
                 async with asyncio.timeout(seconds):
                     result = await self._toolbox.call(
-                        self._call, asked.name, asked.arguments, part=f"tool/{asked.id}", seconds=seconds
+                        self._call, asked.name, asked.arguments, part=f"tool/{asked.id}", seconds=left
                     )
             except TimeoutError:
                 message = f"{asked.name} took longer than {seconds:.3g} s / {asked.name} 运行超过 {seconds:.3g} 秒"

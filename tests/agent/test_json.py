@@ -103,6 +103,14 @@ async def test_words_before_a_tool_call_are_not_part_of_the_json() -> None:
     assert json.loads(text_of(chunks)) == SAMPLES["review"]
 
 
+async def test_a_repair_is_made_without_tools_and_with_all_tokens() -> None:
+    model = ScriptedModel(says("没有 JSON"), says(json.dumps(SAMPLES["review"])))
+    asked = request("review", context={"format": "json"}, tools=["text_statistics"])
+    chunks = await Lab(model, Box().with_tool("text_statistics")).stream(asked)
+    assert json.loads(text_of(chunks)) == SAMPLES["review"]
+    assert [(len(p.tools), p.max_tokens) for p in model.prompts] == [(1, 6144), (0, 6144)]
+
+
 async def test_a_failure_in_the_middle_keeps_the_raw_text() -> None:
     cut = UpstreamFault(Upstream.STREAM_CUT, "scripted")
     model = ScriptedModel([Delta('{"score": 7'), cut])

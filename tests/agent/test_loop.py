@@ -16,6 +16,7 @@ from services.agent.toolbox import ToolResult
 from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import Stopped
 from services.llm.model import LENGTH, Delta, Prompt, ToolCallDelta, Usage
+from services.llm.tokens import estimate_tokens
 
 from .scripted import COST, Answer, Box, Lab, ScriptedModel, calls, kinds, new_call, request, says, text_of
 
@@ -87,6 +88,7 @@ async def test_the_model_is_told_what_it_called_and_what_came_of_it() -> None:
     [made] = assistant.tool_calls
     assert (made.name, json.loads(made.arguments)) == ("text_statistics", {"text": "夜雨"})
     assert (tool.role, tool.tool_call_id, json.loads(tool.content)) == ("tool", made.id, {"zi": 2})
+    assert (first.max_tokens, second.max_tokens) == (8192, 8192 - estimate_tokens("先数。"))
 
 
 async def test_several_tools_run_at_once_and_the_calls_stand_in_the_order_of_asking() -> None:
@@ -423,6 +425,7 @@ async def test_a_tool_that_runs_when_the_time_is_over_is_ended_and_recorded() ->
     answer = await Lab(model, box).ask(request(tools=["slow", "text_statistics"], options={"timeout_seconds": 1}))
     assert answer.status == "timeout"
     assert [c.status.code for c in answer.tool_calls] == [Code.DEADLINE_EXCEEDED, 0]
+    assert "时间用完时 slow 还在运行" in answer.tool_calls[0].status.message
     assert box.running == 0
 
 
