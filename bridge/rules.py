@@ -35,6 +35,9 @@ MAX_TOP_K = 1_000
 MAX_TIMEOUT_SECONDS = 24 * 3600
 MAX_RETRIES = 20
 MAX_MESSAGES = 2_000
+MAX_TOOLS = 64
+MAX_CONTEXT = 256
+"""Background texts of one agent; their size is the request's."""
 JOBS = tuple(route.method for route in ROUTES if isinstance(route, Job | StreamJob))
 """Rows whose calls have a record, and can be described and cancelled by name."""
 ROLES = frozenset(("system", "user", "assistant"))
@@ -78,13 +81,26 @@ def _tool_name(field: str, value: str) -> Sequence[Violation]:
     return NONE
 
 
+def _context_name(name: str) -> Sequence[Violation]:
+    if not name or name.isspace():
+        return [("context", "has an entry without a name")]
+    return [("context", f"has a name of {len(name)} characters; the limit is {MAX_ID}")] if len(name) > MAX_ID else NONE
+
+
 def _agent(r: ai.AgentRequest) -> Sequence[Violation]:
     found = [*_required("task", r.task)]
     if r.agent_type not in AGENT_TYPES:
         found.append(("agent_type", f"must be one of {', '.join(AGENT_TYPES)}"))
+    if len(r.tools) > MAX_TOOLS:
+        found.append(("tools", f"has {len(r.tools)} entries; the limit is {MAX_TOOLS}"))
+    if len(r.context) > MAX_CONTEXT:
+        found.append(("context", f"has {len(r.context)} entries; the limit is {MAX_CONTEXT}"))
+    else:
+        for name in r.context:
+            found += _context_name(name)
     found += [
         (f"tools[{i}]", "is no tool name: lower-case letters, digits and _, at most 64")
-        for i, name in enumerate(r.tools)
+        for i, name in enumerate(r.tools[:MAX_TOOLS])
         if not subjects.TOOL_NAME.fullmatch(name)
     ]
     if r.HasField("options"):

@@ -25,6 +25,10 @@ async def _nowhere(part: Any) -> None:
     """Where a row without notes puts them."""
 
 
+async def _at_once() -> None:
+    """A row that says nothing has nothing to wait for."""
+
+
 @dataclass(slots=True)
 class Call:
     """What a handler knows of the call it serves, and what it may leave for after the answer."""
@@ -46,6 +50,9 @@ class Call:
     """For the row's follow-up, which runs after the commit, perhaps more than once and perhaps on another worker."""
     note: Callable[[Any], Awaitable[None]] = _nowhere
     """Of a unary row that was registered with `notes`: log a part of the answer, for a worker that takes over."""
+    flush: Callable[[], Awaitable[None]] = _at_once
+    """Wait until all that was said or noted is stored: before something is done that must not be done again by a worker that
+    finds nothing of it. Raises BusDown."""
 
     @classmethod
     def of(cls, envelope: Envelope) -> Call:

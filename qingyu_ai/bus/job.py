@@ -309,6 +309,7 @@ class JobRun:
             request = route.request.FromString(self._delivery.data)
         except DecodeError:
             raise Invalid(("request", f"is no {route.request.DESCRIPTOR.full_name}")) from None
+        self.call.flush = speaker.flush
         limit = asyncio.timeout(self.call.deadline.remaining)
         try:
             async with limit:

@@ -76,6 +76,7 @@ class Kind:
 KINDS: tuple[Kind, ...] = (
     Kind("chat", "services.chat", Stage.WORKER, lambda s: s.chat),
     Kind("tool", "services.tool", Stage.WORKER, lambda s: s.tool),
+    Kind("agent", "services.agent", Stage.WORKER, lambda s: s.agent),
     Kind("bridge", "bridge", Stage.EDGE, lambda s: s.bridge, lambda s: _at(s.bridge, "bridge")),
 )
 """A new kind is one row here, a section in the settings, and a metrics port a hundred above the last one's."""

@@ -24,6 +24,7 @@ from .models import Llm as Llm
 from .models import Offline as Offline
 from .sections import KIB as KIB
 from .sections import MIB as MIB
+from .sections import Agent as Agent
 from .sections import Bridge as Bridge
 from .sections import Bus as Bus
 from .sections import Chat as Chat
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     bridge: Bridge = Bridge()
     chat: Chat = Chat()
     tool: Tool = Tool()
+    agent: Agent = Agent()
     offline: Offline = Offline()
     llm: Llm = Llm()
 

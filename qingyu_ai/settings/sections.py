@@ -216,3 +216,12 @@ class Tool(Worker):
             if not MCP_PREFIX.fullmatch(prefix):
                 raise ValueError(f"mcp.{prefix}: the name of a server must be of the form {MCP_PREFIX.pattern}")
         return self
+
+
+class Agent(Worker):
+    """The agent worker."""
+
+    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    metrics_port: Port = 9664
+    agents_dir: Path | None = None
+    """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""

@@ -12,6 +12,7 @@ from qingyu_ai.bus.errors import Code, Fault, NoWorker, Overloaded
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
 from tests.bus.system import System, echo, read, spell
 from tests.waiting import eventually
@@ -46,6 +47,25 @@ async def test_many_streams_at_once_do_not_mix(system: System) -> None:
     await system.worker(stream=spell, slots=64)
     texts = [f"{i}:{NOVEL[i : i + 100]}" for i in range(40)]
     assert await asyncio.gather(*(system.stream(text) for text in texts)) == texts
+
+
+async def test_after_a_flush_the_log_has_all_that_was_said(system: System) -> None:
+    found: list[bytes] = []
+
+    async def flushes(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        for character in request.messages[-1].content:
+            yield ai.ChatStreamChunk(delta=character)
+        await call.flush()
+        subject, sequence = f"ai.stream.chat.*.{call.id}", 1
+        while stored := await system.buses[0].next(topology.LOG, subject, sequence, timeout=1):
+            for chunk in bus_pb2.Frame.FromString(stored.data).data.chunk:
+                found.append(ai.ChatStreamChunk.FromString(chunk).delta.encode())
+            sequence = stored.sequence + 1
+        yield ai.ChatStreamChunk(is_final=True)
+
+    await system.worker(stream=flushes)
+    assert await system.stream(NOVEL) == NOVEL
+    assert b"".join(found).decode() == NOVEL
 
 
 async def test_what_waits_for_an_acknowledgement_goes_out_together(system: System) -> None:

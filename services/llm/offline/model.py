@@ -15,12 +15,13 @@ from itertools import cycle, islice
 
 from qingyu_ai.bus.deadline import Deadline
 from services.llm.graphemes import graphemes
-from services.llm.model import LENGTH, NEVER, STOP, Delta, Finish, Prompt, Turn, Usage
+from services.llm.model import LENGTH, NEVER, STOP, TOOL_CALLS, Delta, Finish, Prompt, Turn, Usage
 from services.llm.tokens import count_that_fits, estimate_tokens
 
 from .chinese import write_chinese
 from .english import write_english
 from .reading import read
+from .tools import calls_for, results_in, without_marks
 
 LONG_PROMPT = 16 * 1024
 """Characters, so at most 64 KiB of text. A longer prompt is read in a thread.
@@ -102,15 +103,23 @@ class _Answer:
 
 
 def _answer(prompt: Prompt) -> _Answer:
+    if calls := calls_for(prompt):
+        usage = Usage(
+            _asked(prompt), sum(estimate_tokens(call.name + call.arguments) for call in calls), estimated=True
+        )
+        return _Answer([Delta(tool_calls=(call,)) for call in calls], Delta(finish=TOOL_CALLS, usage=usage, model=NAME))
     deltas = [Delta(piece) for piece in _pieces(_text(prompt.turns))]
     finish: Finish = STOP
     if prompt.max_tokens > 0:
         fitting = count_that_fits((delta.text for delta in deltas), prompt.max_tokens)
         if fitting < len(deltas):
             deltas, finish = deltas[:fitting], LENGTH
-    asked = sum(estimate_tokens(turn.content) for turn in prompt.turns)
     said = estimate_tokens("".join(delta.text for delta in deltas))
-    return _Answer(deltas, Delta(finish=finish, usage=Usage(asked, said, estimated=True), model=NAME))
+    return _Answer(deltas, Delta(finish=finish, usage=Usage(_asked(prompt), said, estimated=True), model=NAME))
+
+
+def _asked(prompt: Prompt) -> int:
+    return sum(estimate_tokens(turn.content) for turn in prompt.turns)
 
 
 def _text(turns: tuple[Turn, ...]) -> str:
@@ -124,8 +133,10 @@ def _text(turns: tuple[Turn, ...]) -> str:
 
 
 def _written(turns: tuple[Turn, ...]) -> str:
-    reading = read(turns)
-    return write_chinese(reading) if reading.language == "zh" else write_english(reading)
+    reading = read(without_marks(turns))
+    said = write_chinese(reading) if reading.language == "zh" else write_english(reading)
+    results = results_in(turns, reading.language)
+    return f"{said}\n\n{results}" if results else said
 
 
 def _pieces(text: str) -> Iterator[str]:

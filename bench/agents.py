@@ -1,0 +1,171 @@
+"""What an agent stream costs, from the upstream's bytes to the reader, and whether many at once keep their pace.
+
+    python -m bench.agents
+
+60 streams of 50 deltas a second through one bridge, by a gRPC client, and 200 read at the bus; one agent worker each. Every
+stream calls no tool: those are other processes' work. CPU is each process's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench.novel import SIZE, novel
+from bench.processes import Processes, cpu_seconds
+from qingyu_ai import routes
+from qingyu_ai.bus import subjects
+from qingyu_ai.bus.call import Caller
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.cli.preflight import free_ports
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.settings import Bus as BusSettings
+from tests.upstream.process import Upstream
+
+PACE = 50.0
+SECONDS = 10
+DELTAS = int(PACE * SECONDS)
+AT_GRPC, AT_BUS = 60, 200
+
+LATE_SECONDS = 0.3
+"""What a stream of ten seconds may take longer, its start included."""
+
+Read = Callable[[int], Awaitable[int]]
+"""(number of the stream) → characters."""
+
+console = Console(width=110)
+
+
+def asked(number: int) -> ai.AgentRequest:
+    """A request."""
+    return ai.AgentRequest(agent_type="creative", task=f"写一章（{number}）", user_id=f"u{number}")
+
+
+async def run(read: Read, streams: int) -> tuple[float, float]:
+    """Read so many streams at once, which begin within one delta's time of each other.
+
+    Returns:
+        How much later than its pace allows the latest one and the middle one ended, seconds.
+    """
+
+    async def one(number: int) -> float:
+        await asyncio.sleep(number / streams / PACE)
+        began = time.monotonic()
+        assert await read(number) == DELTAS * SIZE, "the text is not whole"
+        return time.monotonic() - began - (DELTAS - 1) / PACE
+
+    late = sorted(await asyncio.gather(*(one(number) for number in range(streams))))
+    return late[-1], late[len(late) // 2]
+
+
+async def over_grpc(port: int, processes: Processes, table: Table) -> None:
+    """The whole way."""
+    options = [("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        method = channel.unary_stream(
+            routes.EXECUTE_AGENT_STREAM.path, ai.AgentRequest.SerializeToString, ai.AgentStreamChunk.FromString
+        )
+
+        async def read(number: int) -> int:
+            size, status = 0, ""
+            async for chunk in method(asked(number), timeout=60, wait_for_ready=True):
+                size += len(chunk.delta)
+                status = chunk.metadata["status"] if chunk.is_final else ""
+            assert status == "completed", status
+            return size
+
+        await measured("gRPC client", read, AT_GRPC, ("agent", "bridge", "nats"), processes, table)
+
+
+async def at_bus(nats: str, processes: Processes, table: Table) -> None:
+    """Without a bridge."""
+    bus = await NatsBus.open([nats], "bench", on_closed=lambda: None)
+    presence = Presence(bus, f"{bus.inbox}.srv.presence")
+    caller = Caller(bus, BusSettings(), presence)
+    await presence.start()
+    await caller.start()
+
+    async def read(number: int) -> int:
+        route, body = routes.EXECUTE_AGENT_STREAM, asked(number).SerializeToString()
+        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        call = subjects.call_id(f"u{number}", route.method, f"bench{number}-{time.monotonic_ns()}")
+        envelope = Envelope(call, f"bench{number}", Deadline.after(60), user=f"u{number}", digest=digest)
+        reading = await caller.submit(route, route.subject_of(asked(number)), body, envelope, chosen=False)
+        size = 0
+        while taken := await reading.take():
+            size += sum(len(ai.AgentStreamChunk.FromString(encoded).delta) for encoded, _ in taken)
+            caller.credit(reading)
+        caller.close(reading)
+        return size
+
+    await measured("reader at the bus", read, AT_BUS, ("agent", "nats"), processes, table)
+    await caller.stop()
+    await presence.stop()
+    await bus.close()
+
+
+async def measured(
+    name: str, read: Read, streams: int, watched: tuple[str, ...], processes: Processes, table: Table
+) -> None:
+    """One row: after a run that warms up, one that counts."""
+    await run(read, max(4, streams // 10))
+    before = {one: cpu_seconds(processes.pid(one)) for one in watched}
+    worst, middle = await run(read, streams)
+    deltas = streams * DELTAS
+    used = {one: (cpu_seconds(processes.pid(one)) - then) / deltas * 1e6 for one, then in before.items()}
+    costs = [f"{used[one]:.0f}" if one in used else "–" for one in ("agent", "bridge", "nats")]
+    held = "holds" if worst <= LATE_SECONDS else "behind"
+    table.add_row(f"{streams} streams, {name}", *costs, f"{worst * 1e3:.0f}", f"{middle * 1e3:.0f}", held)
+
+
+async def measure(processes: Processes, upstream: Upstream) -> None:
+    """Measure both."""
+    upstream.script("novel", novel(DELTAS, PACE))
+    nats = processes.nats()
+    port, metrics = free_ports(2)
+    model = {"base_url": upstream.base_url, "model": "novel", "connections": 1000}
+    env = {
+        "NATS_URL": nats,
+        "QINGYU_BRIDGE__PORT": str(port),
+        "QINGYU_BRIDGE__METRICS_PORT": str(metrics),
+        "QINGYU_BRIDGE__EXPECTED_WORKERS": '["agent"]',
+        "QINGYU_AGENT__METRICS_PORT": "0",
+        "QINGYU_AGENT__SLOTS": "1000",
+        "QINGYU_LLM__MODELS": json.dumps({"novel": model}),
+    }
+    processes.module("bridge", "bridge", env=env)
+    processes.module("agent", "services.agent", env=env)
+    processes.wait_ready("bridge", metrics)
+    processes.wait_for_line("agent", "worker_started")
+    await asyncio.sleep(1)
+    table = Table(title=f"Agent streams of {DELTAS} deltas, {PACE:g} a second", title_justify="left")
+    for head in ("", "agent µs/delta", "bridge µs/delta", "nats µs/delta", "latest ms", "middle ms", ""):
+        table.add_column(head, justify="right" if head else "left")
+    await over_grpc(port, processes, table)
+    await at_bus(nats, processes, table)
+    console.print(table)
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    load = os.getloadavg()[0]
+    console.print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, load before: {load:.1f}\n")
+    with Upstream() as upstream, Processes() as processes:
+        uvloop.run(measure(processes, upstream))
+
+
+if __name__ == "__main__":
+    main()
