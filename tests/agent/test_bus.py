@@ -254,3 +254,31 @@ async def test_a_context_up_to_the_size_limit_is_answered_and_one_beyond_is_too_
     assert not model.prompts
     beyond = await parts.bridge.refused(routes.EXECUTE_AGENT, request(context={"前文": "x" * (limit - frame + 1)}))
     assert (beyond.code, beyond.fault.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE")
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+async def test_caller_who_leaves_while_a_tool_runs_stops_the_tool(parts: Parts, how: str) -> None:
+    """The tool's own call is another one, of another worker: it hears of it too."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def waits(call: Call, asked: pb.ToolRequest) -> pb.ToolResponse:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return pb.ToolResponse(success=True)
+
+    await parts.tools(waits, listing("slow"))
+    model = ScriptedModel(calls(("slow", "{}")), says("不会到这里"))
+    await parts.agent(model)
+    timeout = 20 if how == "cancel" else 2
+    call = parts.bridge.streaming(routes.EXECUTE_AGENT_STREAM)(request(tools=["slow"]), timeout=timeout)
+    assert (await call.read()).chunk_type == "tool_start"
+    await begun.wait()
+    if how == "cancel":
+        call.cancel()
+    await eventually(ended.is_set)
+    code = grpc.StatusCode.CANCELLED if how == "cancel" else grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await call.code() is code
+    assert len(model.prompts) == 1

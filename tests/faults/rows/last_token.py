@@ -6,7 +6,7 @@ import asyncio
 
 from tests.faults.clients import Client, connected, until
 from tests.faults.ledger import delivered
-from tests.faults.report import Outcome, Row, Run
+from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
 from tests.faults.upstream import PREFIX, RESTART
 
@@ -46,4 +46,5 @@ ROW = Row(
     full=40,
     short=6,
     run=run,
+    controls=(Control("seam", "repeat", dose=6),),
 )

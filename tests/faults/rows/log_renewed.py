@@ -7,7 +7,7 @@ import asyncio
 from tests.e2e.callers import LEASE
 from tests.faults.broker import observed
 from tests.faults.clients import Client, connected, until
-from tests.faults.report import Outcome, Row, Run
+from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
 
 from .log_lost import lose
@@ -51,4 +51,5 @@ ROW = Row(
     full=20,
     short=0,
     run=run,
+    controls=(Control("seam", "repeat", dose=4),),
 )
