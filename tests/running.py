@@ -213,6 +213,17 @@ class RunningBridge(Running):
             return stub.HealthCheck(ai.HealthRequest(), timeout=2)
 
 
+def _settings_of(kind: str) -> dict[str, str]:
+    """What every worker of a kind gets that has settings of its own."""
+    described = Settings.model_fields.get(kind)
+    if described is None or not isinstance(described.default, WorkerSettings):
+        return {}
+    return {
+        env_name((kind, "metrics_port")): "0",  # none: replicas would ask for the same
+        env_name((kind, "drain_seconds")): str(DRAIN_SECONDS),
+    }
+
+
 class System:
     """A broker, bridges and workers, as a context manager.
 
@@ -268,17 +279,16 @@ class System:
         own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NATS_URL": self.nats.url}
         own[env_name(("bus", "replicas"))] = str(self.nats.replicas)
         own[env_name(("bridge", "drain_seconds"))] = str(DRAIN_SECONDS)
-        for section, described in Settings.model_fields.items():
-            if isinstance(described.default, WorkerSettings):
-                own[env_name((section, "metrics_port"))] = "0"  # none: replicas would ask for the same
-                own[env_name((section, "drain_seconds"))] = str(DRAIN_SECONDS)
+        # Only for the kinds that there are: a process of the release before knows no others.
+        for kind in {one.kind for one in self._first_workers} | set(self._kinds.values()):
+            own |= _settings_of(kind)
         return {**inherited, **own, **self._settings}
 
     def add_worker(self, one: str | Worker) -> Running:
         """Start one more worker process."""
         one = worker(one) if isinstance(one, str) else one
         name = f"{one.kind}-{sum(kind == one.kind for kind in self._kinds.values()) + 1}"
-        process = Running(name, one.module, {**self.env, **one.env}, Path(self._folder.name))
+        process = Running(name, one.module, {**_settings_of(one.kind), **self.env, **one.env}, Path(self._folder.name))
         self._kinds[process] = one.kind
         process.start()
         return process
