@@ -16,6 +16,7 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"must be a whole number from 0 to (\d+)", r"须为 0 到 \1 的整数"),
         (r"must be a whole number of milliseconds, at most (\d+)", r"须为整数毫秒，至多 \1"),
         (r"has (\d+) characters; the limit is (\d+)", r"长度为 \1 字符，上限 \2"),
+        (r"has an entry without a name", "有一项没有名称"),
         (r"has a name of (\d+) characters; the limit is (\d+)", r"有一项的名称长 \1 字符，上限 \2"),
         (r"has (\d+) entries; the limit is (\d+)", r"有 \1 项，上限 \2"),
         (r"has control characters, or blanks at an end", "含控制字符，或首尾有空白"),
