@@ -238,12 +238,12 @@ class Caller:
         if entry is not None and entry.record.state == record.RUN:
             reading.expect(entry.record.log)
         self.readers.register(reading)
+        self._withdrawals.join(reading.call)  # before its caller is shown anything, and may leave
         try:
             await self.readers.read_apart(reading)
         except BaseException:
             self.readers.forget(reading)
             raise
-        self._withdrawals.join(reading.call)
         return reading
 
     async def _answer(self, request: Request, entry: Entry) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,15 @@ class Bridge:
         self.workers.append((worker, bus))
         await eventually(lambda: any(w.id == worker.token for w in self.presence.workers()))
         return worker
+
+    async def leave(self) -> None:
+        """Hang up, and stop the workers."""
+        await self.channel.close()
+        while self.workers:
+            worker, bus = self.workers.pop()
+            if not worker.draining:
+                await worker.drain(1)
+            await bus.close()
 
     def second(self) -> AbstractAsyncContextManager[Bridge]:
         """Another bridge of the same system."""
@@ -160,27 +169,25 @@ async def open_bridge(settings: Settings) -> AsyncIterator[Bridge]:
     metrics.watch(caller)
     health = Health(bus, presence, settings, metrics)
     edge = Edge(caller, health, settings, metrics)
-    await presence.start()
-    await caller.start()
-    await health.start()
-    grpc_server, port = await server.start(edge, health, settings.bridge)
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)])
-    running = Bridge(
-        settings, bus, presence, caller, health, metrics, registry, edge, grpc_server, port, channel
-    )  # fmt: skip
-    client_id = bus.client_id
-    await eventually(lambda: presence.settled)
-    yield running
-    await channel.close()
-    for worker, worker_bus in running.workers:
-        if not worker.draining:
-            await worker.drain(1)
-        await worker_bus.close()
-    await eventually(lambda: edge.open == 0 and not caller.readers.tasks)
-    assert bus.client_id == client_id, "the bridge lost its connection to NATS"
-    assert not caller.readers._open
-    await grpc_server.stop(0.5)
-    health.stop()
-    await caller.stop()
-    await presence.stop()
-    await bus.close()
+    async with AsyncExitStack() as stack:  # also a test that fails leaves nothing behind: what is left breaks others
+        stack.push_async_callback(bus.close)
+        await presence.start()
+        stack.push_async_callback(presence.stop)
+        await caller.start()
+        stack.push_async_callback(caller.stop)
+        await health.start()
+        stack.callback(health.stop)
+        grpc_server, port = await server.start(edge, health, settings.bridge)
+        stack.push_async_callback(grpc_server.stop, 0.5)
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)])
+        running = Bridge(
+            settings, bus, presence, caller, health, metrics, registry, edge, grpc_server, port, channel
+        )  # fmt: skip
+        stack.push_async_callback(running.leave)
+        client_id = bus.client_id
+        await eventually(lambda: presence.settled)
+        yield running
+        await running.leave()
+        await eventually(lambda: edge.open == 0 and not caller.readers.tasks)
+        assert bus.client_id == client_id, "the bridge lost its connection to NATS"
+        assert not caller.readers._open
