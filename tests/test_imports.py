@@ -34,7 +34,18 @@ MAY_IMPORT_GRPC = ("bridge", "services/proxy", "qingyu_ai/contract/stubs", "exam
 
 MAY_IMPORT_NATS = ("qingyu_ai/bus", "qingyu_ai/cli/probe.py", "tests", "bench")
 
-PURE = ("subjects", "headers", "deadline", "errors", "transport_errors", "in_chinese", "fold", "record", "chunks")
+PURE = (
+    "subjects",
+    "headers",
+    "deadline",
+    "errors",
+    "fault",
+    "transport_errors",
+    "in_chinese",
+    "fold",
+    "record",
+    "chunks",
+)
 """Modules of the bus without I/O."""
 
 

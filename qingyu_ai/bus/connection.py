@@ -9,9 +9,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -26,10 +24,10 @@ from qingyu_ai.settings import without_password
 
 from . import topology
 from .client import DirectClient
-from .headers import DESCRIPTION, STATUS
 from .ordered import OrderedReader
 from .pull import StandingPull
 from .requests import Requests
+from .stream_api import API_TIMEOUT, StreamApi
 from .transport import (
     Delivery,
     Headers,
@@ -49,18 +47,12 @@ from .transport_errors import Disconnected, NoResponders, PayloadTooLarge, Store
 
 log = structlog.get_logger(__name__)
 
-SEQUENCE = "Nats-Sequence"
-SUBJECT = "Nats-Subject"
 MAX_SUBJECT = 512
-NO_MESSAGE = 10037
-"""The management API's error for a subject without a message."""
 SAME_ERROR_EVERY = 10.0
 """Seconds between two log lines about the same error of the connection."""
 
 MAX_UNSENT = 64 * 1024 * 1024
 """Bytes that may wait for the socket; a broker that takes nothing must not fill our memory."""
-API_TIMEOUT = 5.0
-"""Seconds for one call of the JetStream management API."""
 
 
 class NatsBus:
@@ -71,6 +63,7 @@ class NatsBus:
         self._name = name
         self.max_payload = 0
         self._connections = 1
+        self._streams = StreamApi(self.ask)
         self._requests = Requests(self, f"_INBOX.{name}.{secrets.token_hex(8)}")
         self._on_reconnect: list[Hook] = []
         self._closing = False
@@ -263,44 +256,23 @@ class NatsBus:
 
     async def last(self, stream: str, subject: str, *, timeout: float, newest: bool = False) -> Stored | None:
         """See `transport.Bus.last`."""
-        if newest:
-            try:
-                found = await self._api(
-                    f"STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode(), timeout
-                )
-            except StoreRefused as e:
-                if e.code == NO_MESSAGE:
-                    return None
-                raise
-            message = found["message"]
-            return Stored(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
-        return await self._direct_get(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout)
+        return await self._streams.last(stream, subject, timeout=timeout, newest=newest)
 
     async def next(self, stream: str, subject: str, sequence: int, *, timeout: float) -> Stored | None:
         """See `transport.Bus.next`."""
-        wanted = json.dumps({"seq": max(sequence, 1), "next_by_subj": subject}).encode()
-        return await self._direct_get(f"$JS.API.DIRECT.GET.{stream}", wanted, timeout)
-
-    async def _direct_get(self, api: str, wanted: bytes, timeout: float) -> Stored | None:
-        try:
-            try:
-                body, headers = await self.ask(api, wanted, timeout=timeout)
-            except Disconnected:
-                # To read twice does no harm; the second time waits for the next connection.
-                body, headers = await self.ask(api, wanted, timeout=timeout)
-        except NoResponders:
-            raise StoreRefused(api, 503, "the stream is not there") from None
-        headers = headers or {}
-        status = headers.get(STATUS)
-        if status == "404" or headers.get("KV-Operation"):
-            return None
-        if status is not None:
-            raise StoreRefused(api, int(status), headers.get(DESCRIPTION, ""))
-        return Stored(headers[SUBJECT], int(headers[SEQUENCE]), body)
+        return await self._streams.next(stream, subject, sequence, timeout=timeout)
 
     async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
         """See `transport.Bus.drop`."""
-        await self._api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
+        await self._streams.drop(stream, subject, timeout=timeout)
+
+    async def generation(self, stream: str) -> str:
+        """See `transport.Bus.generation`."""
+        return await self._streams.generation(stream)
+
+    async def used(self, stream: str) -> Usage:
+        """See `transport.Bus.used`."""
+        return await self._streams.used(stream)
 
     async def follow(
         self, stream: str, subject: str, handler: OnFrame, on_stream: Callable[[str], None], *, from_start: bool
@@ -328,32 +300,6 @@ class NatsBus:
         self._pulls.add(puller)
         return puller
 
-    async def generation(self, stream: str) -> str:
-        """See `transport.Bus.generation`."""
-        return str((await self._info(stream))["created"])
-
-    async def used(self, stream: str) -> Usage:
-        """See `transport.Bus.used`."""
-        info = await self._info(stream)
-        state, first = info["state"], 0.0
-        if state["messages"]:
-            first = _unix(state["first_ts"])
-        created = info["created"]
-        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
-
-    async def _info(self, stream: str) -> dict[str, Any]:
-        return await self._api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)
-
-    async def _api(self, request: str, body: bytes, timeout: float) -> dict[str, Any]:
-        try:
-            answer, _ = await self.ask(f"$JS.API.{request}", body, timeout=timeout)
-        except NoResponders:
-            raise StoreRefused(request, 503, "JetStream is not running") from None
-        said: dict[str, Any] = json.loads(answer)
-        if "error" in said:
-            raise StoreRefused(request, said["error"].get("err_code", 0), said["error"].get("description", ""))
-        return said
-
     async def ensure_topology(self, settings: Any) -> None:
         """Make the streams and buckets (see `topology.ensure`)."""
         await topology.ensure(self._js, settings)
@@ -375,14 +321,6 @@ class NatsBus:
                 with contextlib.suppress(TransportError):
                     await self._arrived()
             await self._nc.close()
-
-
-def _unix(timestamp: str) -> float:
-    """RFC 3339 with nanoseconds, as JetStream writes it, to unix seconds."""
-    from datetime import datetime
-
-    head, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(head + "+00:00").timestamp() + (float(f"0.{fraction}") if fraction.isdigit() else 0)
 
 
 class _Interest:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.routes import StreamJob
@@ -23,12 +22,13 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import record, topology
 from .claiming import Claimant, Claimed, NotYet, Stale
 from .dead import DeadLetters
-from .errors import BusDown, Cancelled, Expired, Fault, GaveUp, Internal, Interrupted, Invalid, TooLarge
-from .handler import Call, Served, internal
+from .errors import Cancelled, Fault, GaveUp, Internal, Interrupted, TooLarge
+from .handler import Call, Served
+from .handling import handle
 from .headers import Envelope
 from .record import Entry, JobMessage
 from .records import Records
-from .speaker import MAX_CHUNK, Speaker
+from .speaker import Speaker
 from .takeover import begins_here, head_is_dropped, said_before
 from .transport import Bus, Delivery
 from .transport_errors import Conflict, PayloadTooLarge, TransportError
@@ -257,7 +257,7 @@ class JobRun:
                 raise GaveUp(claim.record.deaths)
             if speaker.next and not self._served.continues:
                 raise Interrupted
-            answer = await self._handle(speaker)
+            answer = await handle(self._served, self.call, self._delivery.data, speaker)
             await speaker.flush()
         except Fault as e:
             fault = e
@@ -302,55 +302,6 @@ class JobRun:
         if said and parts is not None:
             self.call.said = tuple([parts.FromString(chunk) for chunk in said])
             log.info("call_taken_over", call=self.call.id, method=self._served.route.method, deltas=at.next)
-
-    async def _handle(self, speaker: Speaker) -> Message | None:
-        route = self._served.route
-        try:
-            request = route.request.FromString(self._delivery.data)
-        except DecodeError:
-            raise Invalid(("request", f"is no {route.request.DESCRIPTOR.full_name}")) from None
-        self.call.flush = speaker.flush
-        limit = asyncio.timeout(self.call.deadline.remaining)
-        try:
-            async with limit:
-                if isinstance(route, StreamJob):
-                    await self._stream(speaker, self._served.handler(self.call, request))
-                    return None
-                if self._served.notes is not None:
-                    self.call.note = functools.partial(self._say, speaker)
-                answer: Message = await self._served.handler(self.call, request)
-        except TimeoutError:
-            if limit.expired():
-                raise Expired from None
-            raise self._internal() from None
-        except Fault:
-            raise
-        except TransportError as e:
-            raise BusDown.of(e) from None
-        except Exception:
-            raise self._internal() from None
-        size = answer.ByteSize()
-        if size > MAX_CHUNK:
-            raise TooLarge("The answer", "回答", size, MAX_CHUNK)
-        return answer
-
-    @staticmethod
-    async def _say(speaker: Speaker, part: Message) -> None:
-        if not speaker.say(part):
-            await speaker.room()
-
-    async def _stream(self, speaker: Speaker, chunks: AsyncIterator[Message]) -> None:
-        try:
-            async for chunk in chunks:
-                await self._say(speaker, chunk)
-        finally:
-            # An async generator is not closed for us: the socket to the model would stay open.
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-    def _internal(self) -> Internal:
-        return internal("job_failed", call=self.call.id, method=self._served.route.method)
 
     async def _commit(
         self, speaker: Speaker, claim: Claimed, answer: Message | None, fault: Fault | None

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from qingyu_ai.bus import topology
+from qingyu_ai.bus import handling, job, topology
 from qingyu_ai.bus.claiming import Claimed
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import Fault
+from qingyu_ai.bus.handler import Call, Served
 from qingyu_ai.bus.job import JobRun
 from qingyu_ai.bus.record import DONE
 from qingyu_ai.bus.speaker import Speaker
@@ -69,7 +70,7 @@ def install(stop_at: str, stretch: float) -> None:
             armed = False
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    store, handle, commit = NatsBus.store, JobRun._handle, JobRun._commit
+    store, handle, commit = NatsBus.store, handling.handle, JobRun._commit
     say_end, follow_up = Speaker.end, JobRun._follow_up
 
     async def store_then_wait(self: NatsBus, subject: str, data: bytes, **options: Any) -> int:
@@ -82,8 +83,8 @@ def install(stop_at: str, stretch: float) -> None:
             await reach(COMMIT_ACK if done else CLAIM_ACK)
         return await stored
 
-    async def handle_then_wait(self: JobRun, speaker: Speaker) -> Any:
-        answer = await handle(self, speaker)
+    async def handle_then_wait(served: Served, call: Call, body: bytes, speaker: Speaker) -> Message | None:
+        answer = await handle(served, call, body, speaker)
         if speaker._flying is not None:
             await asyncio.sleep(0)
             await reach(LAST_FRAME_ACK)
@@ -105,7 +106,7 @@ def install(stop_at: str, stretch: float) -> None:
         await reach(ACK)
 
     NatsBus.store = store_then_wait  # type: ignore[method-assign]
-    JobRun._handle = handle_then_wait  # type: ignore[method-assign]
+    job.handle = handle_then_wait  # type: ignore[attr-defined]
     JobRun._commit = wait_then_commit  # type: ignore[method-assign]
     Speaker.end = wait_then_end  # type: ignore[method-assign]
     JobRun._follow_up = follow_up_between_waits  # type: ignore[method-assign]
