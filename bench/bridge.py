@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,10 @@ class Peer:
         return make(route.path, route.request.SerializeToString, route.reply.FromString)
 
 
+BROKER = "nats"
+"""How the roles of all NATS servers begin."""
+
+
 @dataclass
 class Cost:
     """CPU microseconds per operation by role, one entry for each round; and stream messages per operation."""
@@ -67,8 +71,16 @@ class Cost:
     @property
     def sum(self) -> float:
         """Of all processes."""
-        totals = [sum(values) for values in zip(*self.rounds.values(), strict=True)]
-        return float(statistics.median(totals))
+        return self._together(list(self.rounds))
+
+    @property
+    def brokers(self) -> float:
+        """Of all NATS servers; 0: there are none."""
+        return self._together([role for role in self.rounds if role.startswith(BROKER)])
+
+    def _together(self, roles: list[str]) -> float:
+        totals = [sum(values) for values in zip(*(self.rounds[role] for role in roles), strict=True)]
+        return float(statistics.median(totals)) if totals else 0.0
 
 
 Operation = Callable[[], Awaitable[int]]
@@ -179,7 +191,7 @@ def show(title: str, unit: str, costs: dict[str, Cost], base: str, target: str, 
             name,
             f"{server:.1f}",
             f"{server / direct:.2f} (1/{direct / server:.1f})",
-            f"{cost.median('nats'):.1f}" if "nats" in cost.rounds else "–",
+            f"{cost.brokers:.1f}" if cost.brokers else "–",
             f"{cost.median('worker'):.1f}" if "worker" in cost.rounds else "–",
             f"{cost.sum:.1f}",
             f"{cost.sum / direct:.2f} (1/{direct / cost.sum:.1f})",
@@ -294,12 +306,10 @@ async def wait_for_workers(channel: grpc.aio.Channel) -> None:
     raise RuntimeError("the workers did not come up")
 
 
-def start_system(processes: Processes, suffix: str = "", **more: str) -> Peer:
-    """Start NATS, a bridge and two echo workers."""
-    if not suffix:
-        processes.nats_url = processes.nats()  # type: ignore[attr-defined]
+def start_system(processes: Processes, nats: Sequence[str], suffix: str = "", **more: str) -> Peer:
+    """Start a bridge and two echo workers on servers that run."""
     port, metrics = free_ports(2)
-    env = environment(processes.nats_url, port, metrics, **more)  # type: ignore[attr-defined]
+    env = environment(",".join(nats), port, metrics, QINGYU_BUS__REPLICAS=str(len(nats)), **more)
     processes.module(f"bridge{suffix}", "bridge", env=env)
     processes.module(f"chat{suffix}", "bench.echo_worker", env={**env, "ECHO_KIND": "chat"})
     processes.module(f"rag{suffix}", "bench.echo_worker", env={**env, "ECHO_KIND": "rag"})
@@ -307,8 +317,8 @@ def start_system(processes: Processes, suffix: str = "", **more: str) -> Peer:
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
     pids = {
         "server": processes.pid(f"bridge{suffix}"),
-        "nats": processes.pid("nats"),
         "worker": processes.pid(f"chat{suffix}"),
+        **{role: processes.pid(role) for role in processes.names if role.startswith(BROKER)},
     }
     return Peer("bridge", channel, pids)
 
@@ -325,11 +335,13 @@ async def main(arguments: argparse.Namespace) -> None:
     """Measure everything."""
     n = arguments.scale
     console.print(
-        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, grpcio {grpc.__version__}; CPU time per operation\n"
+        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, grpcio {grpc.__version__}; CPU time per operation; "
+        f"{arguments.servers} NATS server{'s' if arguments.servers > 1 else ''}\n"
     )
     with Processes() as processes:
         direct, bare = start_direct(processes, "direct"), start_direct(processes, "direct, no request id", "--bare")
-        bridge = start_system(processes)
+        nats = [processes.nats()] if arguments.servers == 1 else processes.cluster(arguments.servers)
+        bridge = start_system(processes, nats)
         await wait_for_workers(bridge.channel)
         rpc = Peer("bridge", bridge.channel, {**bridge.pids, "worker": processes.pid("rag")})
         only = arguments.only.split(",") if arguments.only else ["rpc", "job", "stream", "paced", "latency", "idle"]
@@ -347,7 +359,7 @@ async def main(arguments: argparse.Namespace) -> None:
             costs = await alternate([direct, bare, made, chosen], chat, int(2000 * n), 16, arguments.rounds)
             show("job row (Chat), 16 at a time", "call", costs, "direct", "at most 1.8")
         if "stream" in only:
-            unmerged = start_system(processes, "-unmerged", QINGYU_BUS__MERGE="false")
+            unmerged = start_system(processes, nats, "-unmerged", QINGYU_BUS__MERGE="false")
             unmerged.name = "bridge, merging off"
             processes.stop("chat")  # one queue, one kind of worker at a time
             await wait_for_workers(unmerged.channel)
@@ -357,7 +369,7 @@ async def main(arguments: argparse.Namespace) -> None:
             processes.stop("chat-unmerged")
             processes.stop("rag-unmerged")
             processes.stop("bridge-unmerged")
-            env = environment(processes.nats_url, 0, 0)  # type: ignore[attr-defined]
+            env = environment(",".join(nats), 0, 0)
             processes.module("chat", "bench.echo_worker", env={**env, "ECHO_KIND": "chat"})
             bridge.pids["worker"] = processes.pid("chat")
             await wait_for_workers(bridge.channel)
@@ -397,5 +409,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What a call costs, beside a direct gRPC server")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of operations")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--servers", type=int, default=1, help="of NATS; more than one are a cluster with as many copies"
+    )
     parser.add_argument("--only", default="", help="rpc,job,stream,paced,latency,idle")
     uvloop.run(main(parser.parse_args()))

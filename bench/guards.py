@@ -15,6 +15,7 @@ import uvloop
 from rich.table import Table
 
 from bench.bridge import (
+    BROKER,
     DELTA,
     STREAM_DELTAS,
     Cost,
@@ -66,7 +67,7 @@ async def measure(servers: int, rounds: int, scale: float) -> None:
                 nats = [processes.nats()] if servers == 1 else processes.cluster(servers)
                 peer = start(processes, nats, name, without, servers)
                 await wait_for_workers(peer.channel)
-                peer.pids |= {role: processes.pid(role) for role in processes.names if role.startswith("nats")}
+                peer.pids |= {role: processes.pid(role) for role in processes.names if role.startswith(BROKER)}
                 for kind, operation, count, at_once, deltas in kinds(peer, scale):
                     await load(peer, operation, at_once, at_once, Cost())
                     await load(peer, operation, count, at_once, costs[kind].setdefault(name, Cost()), deltas, 0.0037)
@@ -95,13 +96,11 @@ def show(title: str, costs: dict[str, Cost]) -> None:
         table.add_column(head, justify="left" if not head else "right")
     none = costs[list(VARIANTS)[-1]].sum
     for name, cost in costs.items():
-        servers = [role for role in cost.rounds if role.startswith("nats")]
-        nats = statistics.median([sum(v) for v in zip(*(cost.rounds[role] for role in servers), strict=True)])
         table.add_row(
             name,
             f"{cost.median('bridge'):.1f}",
             f"{cost.median('worker'):.1f}",
-            f"{nats:.1f}",
+            f"{cost.brokers:.1f}",
             f"{cost.sum:.1f}",
             f"{cost.sum / none:.2f}",
             f"{statistics.median(cost.messages):.1f}",
