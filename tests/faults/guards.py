@@ -57,7 +57,8 @@ def applied() -> None:
     def forgetful(
         session: Session, call: str, turn: Turn | None, order: int, max_messages: int, max_bytes: int
     ) -> Session:
-        forgotten = session.model_copy(update={"applied": []})
+        nobodys = [message.model_copy(update={"call": ""}) for message in session.messages]
+        forgotten = session.model_copy(update={"applied": [], "messages": nobodys})
         return leave(forgotten, call, turn, order, max_messages, max_bytes)
 
     sessions.leave = forgetful
@@ -127,11 +128,13 @@ def windows() -> None:
     """A reader holds whatever comes."""
     init = reading.Reading.__init__
 
-    def without_limits(self: reading.Reading, bus: Bus, call: str, inbox: str, settings: Settings, *rest: Any) -> None:
+    def without_limits(
+        self: reading.Reading, bus: Bus, call: str, inbox: str, settings: Settings, *rest: Any, **more: Any
+    ) -> None:
         wide = settings.model_copy(update={"window_frames": 10**9, "window_bytes": 10**9})
-        init(self, bus, call, inbox, wide, *rest)
+        init(self, bus, call, inbox, wide, *rest, **more)
 
-    reading.Reading.__init__ = without_limits  # type: ignore[assignment, method-assign]
+    reading.Reading.__init__ = without_limits  # type: ignore[method-assign]
 
 
 def holes() -> None:
