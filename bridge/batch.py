@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from google.protobuf.message import DecodeError
 
-from qingyu_ai.bus.errors import Fault
+from qingyu_ai.bus.errors import Fault, Overloaded
 from qingyu_ai.bus.handler import internal
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
@@ -72,7 +72,7 @@ class Batch:
         try:
             admitted = admit(self._item, body, own, remaining, self._settings, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
-            end = await self._run_job(self._item, body, admitted)
+            end = await self._run_when_there_is_room(body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)
             self._count(name, reply.success)
         except Fault as fault:
@@ -83,6 +83,17 @@ class Batch:
             self._count(name, False)
         finally:
             self._room.release()
+
+    async def _run_when_there_is_room(self, body: bytes, admitted: Admitted) -> bus_pb2.End:
+        """Indexing goes last, so it waits for room instead of failing. Meanwhile the next documents stay with their caller."""
+        while True:
+            try:
+                return await self._run_job(self._item, body, admitted)
+            except Overloaded as e:
+                wait = e.retry_seconds or 1.0
+                if admitted.envelope.deadline.remaining <= wait:
+                    raise
+                await asyncio.sleep(wait)
 
     def _count(self, name: str, success: bool) -> None:
         if success:

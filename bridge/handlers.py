@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -109,25 +110,31 @@ class Edge:
                 work, wrap = self._here, grpc.unary_unary_rpc_method_handler
             case _:
                 raise TypeError(f"no handler for {route!r}")
-        return wrap(functools.partial(self.serve, route, work, self._metrics.of(route)))
+        limit = math.ceil(self._limit * route.room)
+        return wrap(functools.partial(self.serve, route, work, self._metrics.of(route), limit))
 
     async def serve(
         self,
         route: Route[Any, Any],
         work: Callable[..., Awaitable[bytes | None]],
         metrics: RouteMetrics,
+        limit: int,
         body: Body,
         context: Context,
     ) -> bytes | None:
-        """Run one call: count it, and make every exception a status."""
+        """Run one call: count it, and make every exception a status.
+
+        Args:
+            limit: calls open here, with this one, above which it is refused.
+        """
         opened = Opened(context, metrics)
         code = Code.OK
         self.open += 1
         metrics.open[0] += 1
         try:
-            if self.open > self._limit:
+            if self.open > limit:
                 self._metrics.refused.inc()
-                raise Overloaded("This bridge is full", "服务繁忙", self._limit)
+                raise Overloaded("This bridge is full", "服务繁忙", limit)
             return await work(route, body, opened)
         except Fault as fault:
             code = fault.code

@@ -151,6 +151,11 @@ def observe(worker: Worker, registry: CollectorRegistry = REGISTRY) -> None:
             "Jobs that run alone, or wait to, because workers were lost over them",
             lambda: len(worker.jobs.suspects),
         ),
+        (
+            "put_back",
+            "How often a job was put back because its user has enough slots here",
+            lambda: worker.jobs.shares.put_back,
+        ),
         ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.jobs.waiting_deltas),
         ("bus_requests", "Requests to NATS without a reply yet", lambda: worker.bus.waiting),
         ("dead_letters", "Jobs put aside by this process", lambda: worker.jobs.dead_letters.stored),

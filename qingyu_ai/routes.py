@@ -40,6 +40,9 @@ class Route(Generic[Req, Rep]):
     """Where its requests go."""
     token: str = ""
     """A request field whose value is the last token of the subject. Validated before it gets there."""
+    room: float = 1.0
+    """How full the bridge and the row's queue may be for one more call. Chat goes before agents, and agents before indexing, so
+    those leave room (docs/bus-protocol.md, "Who goes first")."""
 
     @property
     def path(self) -> str:
@@ -90,16 +93,20 @@ CONTROL_SERVICE = "qingyu.ai.control.v1.CallControl"
 
 # fmt: off
 EXECUTE_AGENT = Job(
-    AGENT_SERVICE, "ExecuteAgent", ai.AgentRequest, ai.AgentResponse, "agent", "ai.job.agent.execute", "agent_type")
+    AGENT_SERVICE, "ExecuteAgent", ai.AgentRequest, ai.AgentResponse, "agent", "ai.job.agent.execute", "agent_type", room=0.75)
 EXECUTE_AGENT_STREAM = StreamJob(
-    AGENT_SERVICE, "ExecuteAgentStream", ai.AgentRequest, ai.AgentStreamChunk, "agent", "ai.job.agent.stream", "agent_type")
+    AGENT_SERVICE, "ExecuteAgentStream", ai.AgentRequest, ai.AgentStreamChunk, "agent", "ai.job.agent.stream", "agent_type",
+    room=0.75)
 CHAT = Job(AGENT_SERVICE, "Chat", ai.ChatRequest, ai.ChatResponse, "chat", "ai.job.chat.complete")
 CHAT_STREAM = StreamJob(AGENT_SERVICE, "ChatStream", ai.ChatRequest, ai.ChatStreamChunk, "chat", "ai.job.chat.stream")
 HEALTH_CHECK = Edge(AGENT_SERVICE, "HealthCheck", ai.HealthRequest, ai.HealthResponse, "bridge", "")
 SEARCH = Rpc(RAG_SERVICE, "Search", rag.SearchRequest, rag.SearchResponse, "rag", "ai.rpc.rag.search")
-INDEX_DOCUMENT = Job(RAG_SERVICE, "IndexDocument", rag.IndexRequest, rag.IndexResponse, "rag", "ai.job.rag.index")
-DELETE_DOCUMENT = Job(RAG_SERVICE, "DeleteDocument", rag.DeleteRequest, rag.DeleteResponse, "rag", "ai.job.rag.delete")
-BATCH_INDEX = JobStream(RAG_SERVICE, "BatchIndex", rag.IndexRequest, rag.BatchIndexResponse, "rag", "", item=INDEX_DOCUMENT)
+INDEX_DOCUMENT = Job(
+    RAG_SERVICE, "IndexDocument", rag.IndexRequest, rag.IndexResponse, "rag", "ai.job.rag.index", room=0.5)
+DELETE_DOCUMENT = Job(
+    RAG_SERVICE, "DeleteDocument", rag.DeleteRequest, rag.DeleteResponse, "rag", "ai.job.rag.delete", room=0.5)
+BATCH_INDEX = JobStream(
+    RAG_SERVICE, "BatchIndex", rag.IndexRequest, rag.BatchIndexResponse, "rag", "", room=0.5, item=INDEX_DOCUMENT)
 CALL_TOOL = Rpc(TOOL_SERVICE, "CallTool", tool.ToolRequest, tool.ToolResponse, "tool", "ai.rpc.tool.call", "tool_name")
 LIST_TOOLS = Rpc(TOOL_SERVICE, "ListTools", tool.ListToolsRequest, tool.ListToolsResponse, "tool", "ai.rpc.tool.list")
 GET_TOOL_INFO = Rpc(TOOL_SERVICE, "GetToolInfo", tool.GetToolInfoRequest, tool.ToolInfo, "tool", "ai.rpc.tool.info", "tool_name")

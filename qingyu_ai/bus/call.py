@@ -160,6 +160,12 @@ class Caller:
             raise NoWorker(route.worker)
         if not self._gauge.log_has_room:
             raise Overloaded("The log of running calls is full", "进行中的请求过多", self._settings.log_bytes)
+        queue = topology.QUEUES[route.worker].stream
+        usage = self._gauge.usage.get(queue)
+        if route.room < 1 and usage is not None and usage.bytes > route.room * usage.max_bytes > 0:
+            raise Overloaded(
+                "The queue is full for calls of this kind", "此类请求的队列已满", int(route.room * usage.max_bytes)
+            )
         self._check_records()
 
     def _check_records(self) -> None:

@@ -20,6 +20,7 @@ from .handler import Served
 from .headers import Envelope
 from .job import JobRun, Station
 from .records import Records
+from .shares import Shares
 from .suspects import Suspects
 from .transport import Bus, Delivery, Puller
 from .transport_errors import TransportError
@@ -76,6 +77,7 @@ class Jobs:
         """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
         self._checks: set[asyncio.Task[None]] = set()
         self.suspects = Suspects(settings.lease_seconds, self.__len__)
+        self.shares = Shares(slots)
         self.takes = self._looking = False
         """Whether it asks for jobs, and whether it is just looking at the streams."""
         self._puller: Puller | None = None
@@ -144,7 +146,12 @@ class Jobs:
         if len(self.suspects) or self._looked_at != self._bus.connections:
             delivery.nak(OCCUPIED_SECONDS)
             return
-        self._begin(run, served.route.method)
+        if not (self.shares.may_begin(envelope.user) or envelope.deadline.passed):
+            delivery.nak(self.shares.wait(envelope.user, envelope.call))
+            if self._puller is not None:
+                self._puller.renew()  # what is behind it?
+            return
+        self._begin(run, served.route.method, envelope)
 
     def _adopted(self, call: str, delivery: Delivery) -> bool:
         for run in self._runs:
@@ -171,13 +178,15 @@ class Jobs:
                 return
         delivery.term()
 
-    def _begin(self, run: JobRun, method: str) -> None:
+    def _begin(self, run: JobRun, method: str, envelope: Envelope) -> None:
         began = time.monotonic()
+        self.shares.begin(envelope.user, envelope.call)
         task = asyncio.get_running_loop().create_task(self._run(run))
         self.tasks.add(task)
 
         def finished(task: asyncio.Task[None]) -> None:
             self.tasks.discard(task)
+            self.shares.end(envelope.user)
             self._on_finished(method, time.monotonic() - began)
             self.suspects.over(run)
             if self._puller is not None:

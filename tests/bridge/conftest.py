@@ -68,6 +68,8 @@ class Bridge:
             worker.rpc(routes.SEARCH, handlers.get("search", echo_worker.search))
             worker.job(routes.INDEX_DOCUMENT, handlers.get("index", echo_worker.index))
             worker.job(routes.DELETE_DOCUMENT, echo_worker.delete)
+        elif kind == "agent":
+            worker.job(routes.EXECUTE_AGENT, handlers["agent"])
         elif kind == "tool":
             worker.rpc(routes.CALL_TOOL, handlers["tool"], token=handlers["name"])
         await worker.start()

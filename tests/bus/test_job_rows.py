@@ -155,7 +155,7 @@ async def test_jobs_beyond_the_slots_wait_and_are_done(system: System) -> None:
         return await echo(call, request)
 
     worker = await system.worker(chat=note, slots=3)
-    answers = await asyncio.gather(*(system.chat(str(i), seconds=30) for i in range(20)))
+    answers = await asyncio.gather(*(system.chat(str(i), seconds=30, user=f"u{i}") for i in range(20)))
     assert [a.message.content for a in answers] == [str(i) for i in range(20)]
     assert most == 3
 
@@ -179,7 +179,7 @@ async def test_worker_of_both_kinds_of_rows_takes_no_more_of_either_than_its_slo
     await system.worker(kind="rag", slots=1)  # so that the row's kind is there; it serves nothing
     asked = [asyncio.create_task(system.ask("x")) for _ in range(2)]
     await eventually(lambda: worker.running == 2)
-    chats = [asyncio.create_task(system.chat(str(i), seconds=30)) for i in range(3)]
+    chats = [asyncio.create_task(system.chat(str(i), seconds=30, user=f"u{i}")) for i in range(3)]
     await eventually(lambda: worker.running == 4)
     with pytest.raises(Fault) as refused:
         await system.ask("x")
