@@ -1,7 +1,8 @@
 """nats-py's client with two short cuts (decision record 0003).
 
 - A message is handled where it is read: no queue and no task for each subscription.
-- A publish is written to the socket's buffer at once: no future and no wake-up of a flusher for each message.
+- What is published in one turn of the event loop is written to the socket at its end, in one piece: no future and no wake-up of a
+  flusher for each message, and one system call for all of them.
 
 Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides:
 `_process_msg`, `_pending`, `_pending_data_size`, `_transport` and its `_io_writer`, `Subscription._id` and `_closed`.
@@ -10,6 +11,7 @@ tests/bus/test_connection.py and test_transport.py hold it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -29,6 +31,9 @@ class DirectClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._direct: dict[int, Handler] = {}
+        self._unwritten: list[bytes] = []
+        """Published in this turn of the loop."""
+        self._unwritten_bytes = 0
 
     async def subscribe_direct(self, subject: str, queue: str, handler: Handler) -> Subscription:
         """Subscribe with a plain function that is called one message at a time and must not wait."""
@@ -54,7 +59,7 @@ class DirectClient(Client):
             log.exception("handler_failed", subject=subject.decode())
 
     def publish_direct(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
-        """Write a publish to the socket's buffer.
+        """Have a publish written at the end of this turn of the loop. If the connection is lost before, it is lost with it.
 
         Args:
             headers: an encoded block, see `headers.encode`; empty: none.
@@ -70,12 +75,29 @@ class DirectClient(Client):
             self._pending.append(command)
             self._pending_data_size += len(command)
             return
-        assert self._transport is not None, "publish is for a connected client"
-        self._transport.write(command)
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write_all)
+        self._unwritten.append(command)
+        self._unwritten_bytes += len(command)
+
+    def _write_all(self) -> None:
+        commands, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        if not commands or self._transport is None or not self.is_connected:
+            return
+        try:
+            self._transport.write(b"".join(commands))
+        except RuntimeError as e:
+            # uvloop's word for a socket that is closed already, before nats-py has heard of it.
+            log.debug("connection_just_lost", commands=len(commands), error=str(e))
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        self._write_all()
+        await super().close()
 
     @property
     def unsent_bytes(self) -> int:
         """How much waits for the socket to take it."""
         writer = getattr(self._transport, "_io_writer", None)
         buffered: int = writer.transport.get_write_buffer_size() if writer is not None else 0
-        return buffered + int(self._pending_data_size)
+        return buffered + self._unwritten_bytes + int(self._pending_data_size)

@@ -200,11 +200,7 @@ class NatsBus:
             raise PayloadTooLarge(size, self.max_payload)
         if self._nc.unsent_bytes > MAX_UNSENT:
             raise Disconnected(f"NATS takes nothing: {self._nc.unsent_bytes} bytes wait to be sent")
-        try:
-            self._nc.publish_direct(subject, reply, data, headers)
-        except RuntimeError as e:
-            # uvloop's word for a socket that is closed already, before nats-py has heard of it.
-            raise Disconnected(f"the connection to NATS has just been lost ({e})") from None
+        self._nc.publish_direct(subject, reply, data, headers)
 
     def request(self, subject: str, data: bytes, on_reply: OnReply, *, headers: bytes = b"") -> int:
         """See `transport.Bus.request`."""

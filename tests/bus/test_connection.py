@@ -47,6 +47,35 @@ async def test_however_much_is_published_the_connection_takes_it(nats_process: A
     await bus.close()
 
 
+async def test_what_is_published_in_one_turn_of_the_loop_goes_out_together_and_in_order(
+    nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await connect(nats_process)
+    heard: list[bytes] = []
+    await bus.subscribe("t.order", lambda subject, reply, data, headers: heard.append(data))
+    written: list[bytes] = []
+    transport = bus._nc._transport
+    assert transport is not None
+    write = transport.write
+
+    def note(data: bytes) -> None:
+        written.append(data)
+        write(data)
+
+    monkeypatch.setattr(transport, "write", note)
+    for i in range(100):
+        bus.publish("t.order", b"%d" % i)
+    assert not written
+    assert bus._nc.unsent_bytes > 1000
+    await eventually(lambda: len(heard) == 100)
+    assert heard == [b"%d" % i for i in range(100)]
+    assert [data.count(b"PUB t.order") for data in written] == [100]
+    bus.publish("t.order", b"last")
+    await bus.close()  # what was published before is still sent
+    other = await connect(nats_process)
+    await other.close()
+
+
 async def test_exception_in_a_handler_does_not_end_the_connection(nats_process: AnyNats) -> None:
     bus = await connect(nats_process)
     heard: list[bytes] = []
@@ -79,18 +108,24 @@ async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_
 async def test_socket_that_is_closed_before_anybody_noticed_is_a_lost_connection(
     nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it happens for a moment when a broker dies; uvloop raises RuntimeError then."""
+    """As it happens for a moment when a broker dies; uvloop raises RuntimeError then. What was published is lost with it."""
     bus = await connect(nats_process)
+    heard: list[bytes] = []
+    await bus.subscribe("t.lost", lambda subject, reply, data, headers: heard.append(data))
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
 
     def closed(command: bytes) -> None:
         raise RuntimeError("the handler is closed")
 
     with monkeypatch.context() as patch:
         patch.setattr(bus._nc._transport, "write", closed)
-        with pytest.raises(Disconnected):
-            bus.publish("t.x", b"x")
-        with pytest.raises(Disconnected):
-            bus.request("t.x", b"x", lambda data, headers: None)
+        bus.publish("t.lost", b"x")
+        bus.request("t.lost", b"x", lambda data, headers: None)
+        await eventually(lambda: bus._nc.unsent_bytes == 0)
+    bus.publish("t.lost", b"after")
+    await eventually(lambda: heard == [b"after"])
+    assert not unhandled
     await bus.close()
 
 
