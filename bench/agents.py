@@ -3,11 +3,14 @@
     python -m bench.agents
 
 60 streams of 50 deltas a second through one bridge, by a gRPC client, and 200 read at the bus; one agent worker each. Every
-stream calls no tool: those are other processes' work. CPU is each process's own.
+stream calls no tool: those are other processes' work. CPU is each process's own. Then the same agent worker beside pydantic-ai's
+own loop on the same upstream, as fast as they can and paced; `--no-peer` leaves that out (its
+environment is made on the first run).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -15,12 +18,14 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import grpc
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.models import environment, run_client
 from bench.novel import SIZE, novel
 from bench.processes import Processes, cpu_seconds
 from qingyu_ai import routes
@@ -43,15 +48,21 @@ AT_GRPC, AT_BUS = 60, 200
 LATE_SECONDS = 0.3
 """What a stream of ten seconds may take longer, its start included."""
 
+PEER_LOADS = {"saturated": (200, 8), "paced": (100, 50)}
+"""By scripted model: streams, and how many of them at once."""
+
+PEER_DELTAS = 200
+
 Read = Callable[[int], Awaitable[int]]
 """(number of the stream) → characters."""
 
 console = Console(width=110)
 
 
-def asked(number: int) -> ai.AgentRequest:
+def asked(number: int, model: str = "novel") -> ai.AgentRequest:
     """A request."""
-    return ai.AgentRequest(agent_type="creative", task=f"写一章（{number}）", user_id=f"u{number}")
+    options = ai.AgentOptions(model=model)
+    return ai.AgentRequest(agent_type="creative", task=f"写一章（{number}）", user_id=f"u{number}", options=options)
 
 
 async def run(read: Read, streams: int) -> tuple[float, float]:
@@ -131,12 +142,53 @@ async def measured(
     table.add_row(f"{streams} streams, {name}", *costs, f"{worst * 1e3:.0f}", f"{middle * 1e3:.0f}", held)
 
 
-async def measure(processes: Processes, upstream: Upstream) -> None:
-    """Measure both."""
+async def beside_peer(port: int, processes: Processes, upstream: Upstream, venvs: Path) -> None:
+    """The whole agent worker, to the stored frame, beside the loop of pydantic-ai alone."""
+    table = Table(title=f"One agent's stream of {PEER_DELTAS} deltas, CPU of one process", title_justify="left")
+    for head in ("", "agent worker µs/delta", "pydantic-ai µs/delta", "ratio"):
+        table.add_column(head, justify="right" if head else "left")
+    peer = environment(venvs, "pydantic-ai")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = channel.unary_stream(
+            routes.EXECUTE_AGENT_STREAM.path, ai.AgentRequest.SerializeToString, ai.AgentStreamChunk.FromString
+        )
+        for model, (streams, at_once) in PEER_LOADS.items():
+            left = 0
+
+            async def read(model: str = model) -> None:
+                nonlocal left
+                while left > 0:
+                    left -= 1
+                    parts = [chunk.delta async for chunk in method(asked(left, model), timeout=60)]
+                    assert len("".join(parts)) == PEER_DELTAS * SIZE, "the text is not whole"
+
+            async def load(streams: int, at_once: int = at_once, read: Callable[[], Awaitable[None]] = read) -> None:
+                nonlocal left
+                left = streams
+                await asyncio.gather(*(read() for _ in range(at_once)))
+
+            await load(max(2, at_once // 4))
+            before = cpu_seconds(processes.pid("agent"))
+            await load(streams)
+            ours = (cpu_seconds(processes.pid("agent")) - before) / streams / PEER_DELTAS * 1e6
+            cost = await asyncio.to_thread(
+                run_client, peer, "pydantic-ai", upstream.base_url, model, streams, at_once
+            )  # fmt: skip
+            theirs = cost / PEER_DELTAS * 1e6
+            table.add_row(f"{model}, {at_once} at once", f"{ours:.1f}", f"{theirs:.0f}", f"{theirs / ours:.1f}")
+    console.print(table)
+
+
+async def measure(processes: Processes, upstream: Upstream, venvs: Path | None) -> None:
+    """Measure all."""
     upstream.script("novel", novel(DELTAS, PACE))
+    upstream.script("saturated", novel(PEER_DELTAS))
+    upstream.script("paced", novel(PEER_DELTAS, PACE))
     nats = processes.nats()
     port, metrics = free_ports(2)
-    model = {"base_url": upstream.base_url, "model": "novel", "connections": 1000}
+    models = {
+        name: {"base_url": upstream.base_url, "model": name, "connections": 1000} for name in ("novel", *PEER_LOADS)
+    }
     env = {
         "NATS_URL": nats,
         "QINGYU_BRIDGE__PORT": str(port),
@@ -144,7 +196,7 @@ async def measure(processes: Processes, upstream: Upstream) -> None:
         "QINGYU_BRIDGE__EXPECTED_WORKERS": '["agent"]',
         "QINGYU_AGENT__METRICS_PORT": "0",
         "QINGYU_AGENT__SLOTS": "1000",
-        "QINGYU_LLM__MODELS": json.dumps({"novel": model}),
+        "QINGYU_LLM__MODELS": json.dumps(models),
     }
     processes.module("bridge", "bridge", env=env)
     processes.module("agent", "services.agent", env=env)
@@ -157,14 +209,20 @@ async def measure(processes: Processes, upstream: Upstream) -> None:
     await over_grpc(port, processes, table)
     await at_bus(nats, processes, table)
     console.print(table)
+    if venvs is not None:
+        await beside_peer(port, processes, upstream, venvs)
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(description="What an agent stream costs")
+    parser.add_argument("--venvs", type=Path, default=Path("var/bench"), help="where the peer's environment is")
+    parser.add_argument("--no-peer", action="store_true", help="measure this project alone")
+    a = parser.parse_args()
     load = os.getloadavg()[0]
     console.print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, load before: {load:.1f}\n")
     with Upstream() as upstream, Processes() as processes:
-        uvloop.run(measure(processes, upstream))
+        uvloop.run(measure(processes, upstream, None if a.no_peer else a.venvs))
 
 
 if __name__ == "__main__":
