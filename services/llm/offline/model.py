@@ -21,7 +21,7 @@ from services.llm.tokens import count_that_fits, estimate_tokens
 from .chinese import write_chinese
 from .english import write_english
 from .reading import read
-from .tools import calls_for, results_in, without_marks
+from .tools import Choice, choose, results_in, without_marks
 
 LONG_PROMPT = 16 * 1024
 """Characters, so at most 64 KiB of text. A longer prompt is read in a thread.
@@ -103,11 +103,8 @@ class _Answer:
 
 
 def _answer(prompt: Prompt) -> _Answer:
-    if calls := calls_for(prompt):
-        usage = Usage(
-            _asked(prompt), sum(estimate_tokens(call.name + call.arguments) for call in calls), estimated=True
-        )
-        return _Answer([Delta(tool_calls=(call,)) for call in calls], Delta(finish=TOOL_CALLS, usage=usage, model=NAME))
+    if (choice := choose(prompt)).calls:
+        return _calling(prompt, choice)
     deltas = [Delta(piece) for piece in _pieces(_text(prompt.turns))]
     finish: Finish = STOP
     if prompt.max_tokens > 0:
@@ -116,6 +113,15 @@ def _answer(prompt: Prompt) -> _Answer:
             deltas, finish = deltas[:fitting], LENGTH
     said = estimate_tokens("".join(delta.text for delta in deltas))
     return _Answer(deltas, Delta(finish=finish, usage=Usage(_asked(prompt), said, estimated=True), model=NAME))
+
+
+def _calling(prompt: Prompt, choice: Choice) -> _Answer:
+    thought = estimate_tokens(choice.thought)
+    called = sum(estimate_tokens(call.name + call.arguments) for call in choice.calls)
+    usage = Usage(_asked(prompt), thought + called, estimated=True, reasoning_tokens=thought)
+    deltas = [Delta(reasoning=piece) for piece in _pieces(choice.thought)]
+    deltas += [Delta(tool_calls=(call,)) for call in choice.calls]
+    return _Answer(deltas, Delta(finish=TOOL_CALLS, usage=usage, model=NAME))
 
 
 def _asked(prompt: Prompt) -> int:
