@@ -1,7 +1,8 @@
 """The model that is always there: no network, no weights, no canned answers.
 
-It counts, quotes and compares what it was given, says so in every answer, and says it at the pace of a real model. The same
-prompt gets the same answer, delta for delta, so a worker that takes over a call goes on where the first one stopped.
+It counts, quotes and compares what it was given, in words or in the JSON that an agent asks for, says so in every answer, and
+says it at the pace of a real model. The same prompt gets the same answer, delta for delta, so a worker that takes over a call
+goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from services.llm.tokens import count_that_fits, estimate_tokens
 from .chinese import write_chinese
 from .english import write_english
 from .reading import read
+from .shaped.wanted import write, writer_for
 from .tools import Choice, choose, results_in, without_marks
 
 LONG_PROMPT = 16 * 1024
@@ -105,7 +107,7 @@ class _Answer:
 def _answer(prompt: Prompt) -> _Answer:
     if (choice := choose(prompt)).calls:
         return _calling(prompt, choice)
-    deltas = [Delta(piece) for piece in _pieces(_text(prompt.turns))]
+    deltas = [Delta(piece) for piece in _pieces(_text(prompt))]
     finish: Finish = STOP
     if prompt.max_tokens > 0:
         fitting = count_that_fits((delta.text for delta in deltas), prompt.max_tokens)
@@ -128,17 +130,20 @@ def _asked(prompt: Prompt) -> int:
     return sum(estimate_tokens(turn.content) for turn in prompt.turns)
 
 
-def _text(turns: tuple[Turn, ...]) -> str:
+def _text(prompt: Prompt) -> str:
     """Write the answer, or the rest of it where the last turn is its beginning."""
+    turns = prompt.turns
     if turns and turns[-1].role == "assistant":
         begun = turns[-1].content
-        whole = _written(turns[:-1])
+        whole = _written(turns[:-1], prompt.max_tokens)
         if whole.startswith(begun):
             return whole[len(begun) :]
-    return _written(turns)
+    return _written(turns, prompt.max_tokens)
 
 
-def _written(turns: tuple[Turn, ...]) -> str:
+def _written(turns: tuple[Turn, ...], max_tokens: int) -> str:
+    if writer := writer_for(turns):
+        return write(writer, turns, max_tokens)
     reading = read(without_marks(turns))
     said = write_chinese(reading) if reading.language == "zh" else write_english(reading)
     results = results_in(turns, reading.language)

@@ -10,7 +10,6 @@ results.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 from services.llm.model import Prompt, Tool, ToolCallDelta, Turn
 from services.text.counting import count
 from services.text.script import language
+
+from .elements import elements
 
 MOST_CALLS = 2
 MOST_PASSAGE = 20_000
@@ -29,10 +30,6 @@ SHOWN = 600
 """Characters of a result that are said."""
 
 QUERY = "query"
-
-MOST_ELEMENTS = 64
-
-_OPENING = re.compile(r"<([^\s<>/]{1,20})(?: [^<>]{0,200})?>\n?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,8 @@ def choose(prompt: Prompt) -> Choice:
     turns = prompt.turns
     if not prompt.tools or not turns or turns[-1].role != "user":
         return Choice()
-    elements = [text for _, text, _ in _elements(turns[-1].content)] or [turns[-1].content]
-    passage, task = max(elements, key=len)[:MOST_PASSAGE], elements[-1][:MOST_QUERY]
+    texts = [one.text for one in elements(turns[-1].content)] or [turns[-1].content]
+    passage, task = max(texts, key=len)[:MOST_PASSAGE], texts[-1][:MOST_QUERY]
     written = ((tool.name, _arguments(tool, passage, task)) for tool in prompt.tools)
     able = [(name, arguments) for name, arguments in written if arguments][:MOST_CALLS]
     calls = tuple(
@@ -72,22 +69,6 @@ def _thought(prompt: Prompt, names: Sequence[str], passage: str) -> str:
     )
 
 
-def _elements(text: str) -> Iterator[tuple[int, str, int]]:
-    """A message's elements, `<…>…</…>`: where each begins, what stands in it, where it ends. Of one inside another the outer one
-    counts."""
-    at = 0
-    for _ in range(MOST_ELEMENTS):
-        opening = _OPENING.search(text, at)
-        if opening is None:
-            return
-        end = text.find(f"</{opening[1]}>", opening.end())
-        if end < 0:
-            at = opening.end()
-            continue
-        at = end + len(opening[1]) + 3
-        yield opening.start(), text[opening.end() : end].removesuffix("\n"), at
-
-
 def without_marks(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """The turns as they are meant: where a message is nothing but elements, their marks are not the user's words."""
     return tuple(replace(turn, content=_plain(turn.content)) if turn.role == "user" else turn for turn in turns)
@@ -95,11 +76,11 @@ def without_marks(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 
 def _plain(text: str) -> str:
     at, inside = 0, []
-    for start, element, end in _elements(text):
-        if not text[at:start].isspace() and start > at:
+    for one in elements(text):
+        if not text[at : one.start].isspace() and one.start > at:
             return text
-        inside.append(element)
-        at = end
+        inside.append(one.text)
+        at = one.end
     return "\n\n".join(inside) if inside and not text[at:].strip() else text
 
 
