@@ -24,6 +24,7 @@ var agentChecks = []check{
 	{name: "ExecuteAgent", run: agentAnswers},
 	{name: "ExecuteAgentStream", run: agentStreams},
 	{name: "ExecuteAgentStream again", run: agentStreamsAgain},
+	{name: "an outline in JSON", run: agentOutlines},
 }
 
 // agentAnswers has an agent write, and takes all that it did as a whole.
@@ -89,6 +90,34 @@ func agentStreamsAgain(ctx context.Context, s *system) (string, error) {
 		return "", fmt.Errorf("first %q (%v), then %q (%v)", first.text, first.end, second.text, second.end)
 	}
 	return "the same text and stats", nil
+}
+
+// agentOutlines asks for an answer in JSON.
+func agentOutlines(ctx context.Context, s *system) (string, error) {
+	request := task()
+	request.Context["format"] = "json"
+	request.Options.TimeoutSeconds = 25
+	answer, err := s.agent.ExecuteAgent(ctx, request)
+	if err != nil {
+		return "", err
+	}
+	if answer.GetStatus() != "completed" {
+		return "", fmt.Errorf("it ended %q: %v", answer.GetStatus(), answer.GetResponseStatus())
+	}
+	var outline struct {
+		Title    string
+		Chapters []struct {
+			Number  int
+			Summary string
+		}
+	}
+	if err := json.Unmarshal([]byte(answer.GetOutput()), &outline); err != nil {
+		return "", fmt.Errorf("the output is no JSON: %w", err)
+	}
+	if outline.Title == "" || len(outline.Chapters) == 0 || outline.Chapters[0].Number < 1 || outline.Chapters[0].Summary == "" {
+		return "", fmt.Errorf("the outline is %+v", outline)
+	}
+	return fmt.Sprintf("%q in %d chapters", outline.Title, len(outline.Chapters)), nil
 }
 
 // followed is what was seen of an agent's stream.
