@@ -46,11 +46,6 @@ async def curls() -> AsyncIterator[Curls]:
     curls.close()
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.agent.loop.BACKOFF_FIRST", 0.01)
-
-
 class Scripted:
     """A worker's model at the scripted server."""
 
