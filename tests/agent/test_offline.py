@@ -110,6 +110,8 @@ async def test_a_plot_follows_the_sentences_and_names_who_is_there() -> None:
     assert max(beat.tension for beat in held.beats) == 5
     clues: Plot = await answer("plot", NIGHT_RAIN)
     assert clues.foreshadowing[0].clue == "“雨声还在”"
+    one_step: Plot = await answer("plot", NIGHT_RAIN, "拆成1步。")
+    assert one_step.foreshadowing == ()  # it comes again, but within the step
 
 
 async def test_a_review_finds_what_was_planted_quotes_it_and_takes_off_for_it() -> None:
