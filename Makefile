@@ -27,7 +27,7 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: $(VENV)/.ready ## Starts the whole system on free ports, shows a conversation, stops
+demo: $(VENV)/.ready ## Starts the whole system on free ports, shows a conversation and an agent with tools, stops
 	@$(BIN)/python -m qingyu_ai.cli demo
 
 up: $(VENV)/.ready ## Starts the whole system in the foreground; Ctrl-C stops it

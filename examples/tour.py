@@ -11,47 +11,32 @@ import argparse
 import sys
 import time
 import uuid
-from collections.abc import Iterable
 
+import agent
 import grpc
+from calling import (
+    KEEPALIVE,
+    Broken,
+    connect,
+    heading,
+    metadata,
+    new_request_id,
+    returned,
+    show_usage,
+    status_of,
+    user,
+)
 
-from qingyu_ai.contract import ai_agent_pb2, common_pb2
+from qingyu_ai.contract import ai_agent_pb2
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 
-USER = "tour-reader"
-
-CONNECT_SECONDS = 10
 HEALTH_SECONDS = 5
 CALL_SECONDS = 60
-
-# As a caller in production sets them: a broken connection is noticed within 13 s, also while nothing is being said. The
-# bridge allows pings at this pace; most gRPC servers answer them with GOAWAY too_many_pings.
-KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 PASSAGE = """\
 雨是后半夜停的。沈砚推开渡口的木门，河面上浮着一层薄雾，像谁把旧信纸一张张撕碎了撒在水上。老艄公蹲在船头补网，头也不抬：\
 “你师父临走前交代过，灯灭之前，不许过河。”沈砚摸了摸怀里那盏青铜小灯，灯芯只剩豆大一点火，却比昨夜更亮。他忽然明白，\
 师父留下的不是灯，而是一个期限。对岸的钟声响了第一下，他解开缆绳，轻声说：“那就在它灭之前，把船撑到河心。”"""
-
-USAGE_KEYS = (
-    "x-usage-prompt",
-    "x-usage-completion",
-    "x-usage-estimated",
-    "x-finish-reason",
-    "x-model",
-    "x-request-id",
-)
-"""A chat chunk has room for text only, so everything else about an answer travels in the trailing metadata."""
-
-Pairs = Iterable[tuple[str, str | bytes]] | None
-
-
-class Broken(Exception):
-    """An answer was not what the contract promises."""
 
 
 def main() -> int:
@@ -66,22 +51,13 @@ def main() -> int:
             health(stub)
             chat(stub)
             conversation(stub)
+            agent.write(stub, PASSAGE)
     except grpc.RpcError as e:
         return fail(f"调用失败 · the call failed: {status_of(e)}")
     except Broken as e:
         return fail(str(e))
     print("\n全部完成 · all done")
     return 0
-
-
-def connect(channel: grpc.Channel, target: str) -> None:
-    """Wait for the connection, but not for ever: a wrong address shows here, and not in the first call."""
-    try:
-        grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
-    except grpc.FutureTimeoutError:
-        raise Broken(
-            f"连接不上 · no connection to {target} in {CONNECT_SECONDS} s: is `qingyu-ai up` running?"
-        ) from None
 
 
 def health(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
@@ -173,47 +149,6 @@ def show_pace(started: float, arrivals: list[float]) -> None:
     lasted = arrivals[-1] - arrivals[0]
     pace = f"{(len(arrivals) - 1) / lasted:.0f} 块/秒 · chunks per second" if lasted > 0 else "all at once"
     print(f"  首块 {first * 1000:.0f} 毫秒 · ms to the first chunk, {len(arrivals)} 块 · chunks, {pace}")
-
-
-def show_usage(trailing: Pairs, request_id: str) -> None:
-    """Print what the answer cost, and where it came from."""
-    for key in USAGE_KEYS:
-        print(f"  {key}: {returned(trailing, key)}")
-    if returned(trailing, "x-request-id") != request_id:
-        raise Broken("请求编号不符 · the trailing metadata carries another request id")
-
-
-def status_of(error: object) -> str:
-    """Code and message. What grpcio raises is the error and the call in one, and only the call has them."""
-    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-
-
-def returned(pairs: Pairs, key: str) -> str:
-    """One value of the metadata that came back."""
-    for name, value in pairs or ():
-        if name == key:
-            return value.decode() if isinstance(value, bytes) else value
-    raise Broken(f"元数据缺失 · the metadata lacks {key}")
-
-
-def user(text: str) -> common_pb2.Message:
-    """What the person says."""
-    return common_pb2.Message(role="user", content=text)
-
-
-def metadata(request_id: str) -> common_pb2.Metadata:
-    """Who asks, and which call this is."""
-    return common_pb2.Metadata(request_id=request_id, user_id=USER, timestamp=int(time.time()))
-
-
-def new_request_id() -> str:
-    """Unique for each logical call; a retry keeps it."""
-    return f"req_{time.time_ns()}_{uuid.uuid4().hex[:8]}"
-
-
-def heading(chinese: str, english: str) -> None:
-    """Start a new part."""
-    print(f"\n── {chinese} · {english}")
 
 
 def fail(reason: str) -> int:

@@ -22,7 +22,7 @@ from .programs import KINDS, as_environment, programs, python_environment
 from .supervisor import Supervisor
 
 START_SECONDS = 60.0
-TOUR_SECONDS = 180.0
+TOUR_SECONDS = 300.0
 TELL_EVERY_SECONDS = 2.0
 SHOWN_LINES = 40
 HOST = "127.0.0.1"

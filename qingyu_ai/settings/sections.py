@@ -114,8 +114,8 @@ class Bridge(Section):
     """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9464
-    expected_workers: tuple[str, ...] = ("chat",)
-    """Kinds of worker without which HealthCheck says `unhealthy`."""
+    expected_workers: tuple[str, ...] = ("chat", "tool", "agent")
+    """Kinds of worker without which HealthCheck says `unhealthy`. A deployment that runs fewer kinds names those."""
     max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
     max_calls: Annotated[int, Field(ge=1)] = 4000
@@ -221,7 +221,7 @@ class Tool(Worker):
 class Agent(Worker):
     """The agent worker."""
 
-    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
     metrics_port: Port = 9664
     agents_dir: Path | None = None
     """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""

@@ -16,12 +16,16 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from services.agent.library import open_library
 from services.agent.service import AgentService
 from services.agent.toolbox import ToolResult
+from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import NewGate
 from services.llm.model import NEVER, STOP, TOOL_CALLS, Delta, Finish, Model, Prompt, ToolCallDelta, Usage
 from services.llm.offer import Offer
 from services.tool.registry import Listing
 
 LIBRARY = open_library()
+
+BUSY = UpstreamFault(Upstream.FAILED, "scripted")
+REFUSED = UpstreamFault(Upstream.KEY_REFUSED, "scripted")
 
 COST = Usage(100, 10, estimated=False)
 
@@ -141,6 +145,11 @@ class Box:
             return await self.tools[name](json.loads(arguments))
         finally:
             self.running -= 1
+
+
+def two_tools() -> Box:
+    """A box with two tools of every deployment."""
+    return Box().with_tool("text_statistics").with_tool("repeated_phrases")
 
 
 numbers = itertools.count(1)

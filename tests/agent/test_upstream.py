@@ -46,11 +46,6 @@ async def curls() -> AsyncIterator[Curls]:
     curls.close()
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.agent.loop.BACKOFF_FIRST", 0.01)
-
-
 class Scripted:
     """A worker's model at the scripted server."""
 
@@ -145,6 +140,25 @@ async def test_a_server_that_refuses_the_length_says_so(scripted: Scripted) -> N
     answer = await scripted.lab(refusal).ask(request(context={"前文": "雨" * 100_000}))
     assert (answer.status, answer.response_status.details) == ("failed", "MODEL_CONTEXT_TOO_LONG")
     assert "请缩短" in answer.response_status.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "registry.example/library/writer:latest does not support tools",
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+    ],
+    ids=["ollama", "vllm"],
+)
+async def test_a_server_that_takes_no_tools_is_told_from_others_and_answers_without_them(
+    scripted: Scripted, words: str
+) -> None:
+    lab = scripted.lab([error(400, words), chat("雨停了。")], tools())
+    [end] = await lab.stream(request(tools=["text_statistics"]))
+    facts = end.metadata
+    assert (facts["status"], facts["reason"], facts["tool_calls_count"]) == ("failed", "MODEL_REFUSED_REQUEST", "0")
+    assert text_of(await lab.stream(request())) == "雨停了。"
+    assert ["tools" in body for body in scripted.bodies] == [True, False]
 
 
 async def test_a_silent_server_ends_at_the_timeout_of_the_request(scripted: Scripted) -> None:

@@ -67,7 +67,7 @@ Run = Callable[..., Command]
 
 def ports(**more: str) -> dict[str, str]:
     """Free ports for everything."""
-    nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics = free_ports(6)
+    nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics, agent_metrics = free_ports(7)
     return {
         "QINGYU_NATS__PORT": str(nats),
         "QINGYU_NATS__MONITOR_PORT": str(monitor),
@@ -75,6 +75,7 @@ def ports(**more: str) -> dict[str, str]:
         "QINGYU_BRIDGE__METRICS_PORT": str(bridge_metrics),
         "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
         "QINGYU_TOOL__METRICS_PORT": str(tool_metrics),
+        "QINGYU_AGENT__METRICS_PORT": str(agent_metrics),
         **more,
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import grpc
 
@@ -11,6 +13,20 @@ from qingyu_ai.contract import ai_agent_pb2, common_pb2
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 
 ANSWER = "灯灭之前，他必须把船撑到河心。"
+
+AGENT_ANSWER = "许七把船牌收回袖里。"
+
+END = {
+    "message": "",
+    "duration_ms": "1200",
+    "model": "fake",
+    "finish_reason": "stop",
+    "retry_count": "0",
+    "tokens_prompt": "30",
+    "tokens_completion": "12",
+    "tokens_estimated": "true",
+}
+"""What the last chunk of an agent says of the whole, beside its status."""
 
 Context = grpc.ServicerContext
 
@@ -35,8 +51,35 @@ class FakeAgent(ai_agent_pb2_grpc.AIAgentServiceServicer):
     def ExecuteAgentStream(
         self, request: ai_agent_pb2.AgentRequest, context: Context
     ) -> Iterator[ai_agent_pb2.AgentStreamChunk]:
-        """Not part of the tour."""
-        raise NotImplementedError
+        """Call a tool, then answer in chunks."""
+        numbers = count()
+
+        def chunk(chunk_type: str, delta: str = "", **facts: str) -> ai_agent_pb2.AgentStreamChunk:
+            number = 0 if self.fault == "numbers that stand" else next(numbers)
+            return ai_agent_pb2.AgentStreamChunk(
+                chunk_type=chunk_type, delta=delta, metadata={"seq": str(number), "elapsed_ms": "7", **facts}
+            )
+
+        calls = self.fault not in ("no tool called", "tools refused")
+        called = {"tool_name": "text_statistics", "call_id": "c1"}
+        yield chunk("reasoning", "先数一数。")
+        if calls and self.fault != "end without start":
+            yield chunk("tool_start", **called, parameters=json.dumps({"text": "灯" * 100}))
+        if calls and self.fault != "start without end":
+            failed = {"success": "false", "error": "no text / 没有文字"} if self.fault == "tool fails" else {}
+            result = json.dumps({"zi": 100, "lines": list(range(90))})
+            yield chunk("tool_end", **called, **{"success": "true", "result": result, "duration_ms": "3", **failed})
+        refused = self.fault == "tools refused" and bool(request.tools)
+        if not refused and self.fault != "silent agent":
+            for character in AGENT_ANSWER:
+                yield chunk("text", character)
+        status = "failed" if refused or self.fault == "agent fails" else "completed"
+        final = chunk("text", status=status, reason="MODEL_REFUSED_REQUEST" if refused else "", **END)
+        final.metadata["tool_calls_count"] = str(int(calls))
+        final.is_final = self.fault != "agent never ends"
+        yield final
+        if self.fault == "agent says more":
+            yield chunk("text", "还有")
 
     def Chat(self, request: ai_agent_pb2.ChatRequest, context: Context) -> ai_agent_pb2.ChatResponse:
         """Answer as a whole."""

@@ -18,12 +18,13 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     for name in [name for name in os.environ if name.startswith("QINGYU_")] + ["NATS_URL"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics = free_ports(6)
+    nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics, agent_metrics = free_ports(7)
     return load(
         nats={"port": nats, "monitor_port": monitor},
         bridge={"port": bridge, "metrics_port": bridge_metrics},
         chat={"metrics_port": chat_metrics},
         tool={"metrics_port": tool_metrics},
+        agent={"metrics_port": agent_metrics},
     )
 
 
@@ -51,6 +52,7 @@ def test_free_ports_raise_no_problem_and_are_free_again_afterwards(settings: Set
         ("bridge", "metrics_port", "QINGYU_BRIDGE__METRICS_PORT"),
         ("chat", "metrics_port", "QINGYU_CHAT__METRICS_PORT"),
         ("tool", "metrics_port", "QINGYU_TOOL__METRICS_PORT"),
+        ("agent", "metrics_port", "QINGYU_AGENT__METRICS_PORT"),
     ],
 )
 def test_a_taken_port_names_its_setting(settings: Settings, taken: int, section: str, name: str, setting: str) -> None:

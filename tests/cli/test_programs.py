@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qingyu_ai.cli.process import Stage
-from qingyu_ai.cli.programs import as_environment, broker_url, listens, programs
+from qingyu_ai.cli.programs import KINDS, as_environment, broker_url, listens, programs
 from qingyu_ai.settings import Settings, load
 
 
@@ -24,11 +24,13 @@ def test_the_default_system_is_a_broker_workers_and_a_bridge() -> None:
         ("nats", Stage.BROKER),
         ("chat", Stage.WORKER),
         ("tool", Stage.WORKER),
+        ("agent", Stage.WORKER),
         ("bridge", Stage.EDGE),
     ]
     assert found[1].argv == (sys.executable, "-m", "services.chat")
     assert found[2].argv == (sys.executable, "-m", "services.tool")
-    assert found[3].argv == (sys.executable, "-m", "bridge")
+    assert found[3].argv == (sys.executable, "-m", "services.agent")
+    assert found[4].argv == (sys.executable, "-m", "bridge")
 
 
 def test_several_processes_of_a_kind_share_their_port_and_have_a_metrics_port_each() -> None:
@@ -42,10 +44,8 @@ def test_several_processes_of_a_kind_share_their_port_and_have_a_metrics_port_ea
 
 
 def test_no_two_default_ports_collide_however_many_processes_there_are() -> None:
-    ports = [
-        listen.port
-        for listen in listens(load(bridge={"processes": 64}, chat={"processes": 64}, tool={"processes": 64}))
-    ]
+    many = {kind.name: {"processes": 64} for kind in KINDS}
+    ports = [listen.port for listen in listens(load(**many))]
     assert len(ports) == len(set(ports))
 
 
@@ -57,14 +57,14 @@ def test_a_metrics_port_of_zero_stays_zero_for_every_process() -> None:
 
 
 def test_no_processes_of_a_kind_means_none() -> None:
-    assert [program.name for program in programs(load(chat={"processes": 0}))] == ["nats", "tool", "bridge"]
+    assert [program.name for program in programs(load(chat={"processes": 0}))] == ["nats", "tool", "agent", "bridge"]
 
 
 def test_a_given_server_replaces_our_own_and_its_ports_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://elsewhere:4222")
     settings = load()
     found = programs(settings)
-    assert [program.name for program in found] == ["chat", "tool", "bridge"]
+    assert [program.name for program in found] == ["chat", "tool", "agent", "bridge"]
     assert {program.env["QINGYU_NATS__URL"] for program in found} == {"nats://elsewhere:4222"}
     assert not any("NATS" in listen.setting for listen in listens(settings))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.fake_agent import ANSWER, FakeAgent, serve
+from tests.cli.fake_agent import AGENT_ANSWER, ANSWER, FakeAgent, serve
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,36 @@ def test_the_tour_passes_and_shows_the_answers_with_what_they_cost(tour: Tour) -
     assert "chat: 1 replica" in result.stdout
 
 
+def test_the_tour_shows_what_an_agent_does_by_the_types_of_its_chunks(tour: Tour) -> None:
+    result = tour("")
+    said = result.stdout[result.stdout.index("五、") :]
+    lines = [line.split(maxsplit=3) for line in said.splitlines() if "  0.01 s  " in line]
+    assert [kind for _, _, kind, *_ in lines] == ["reasoning", "tool_start", "tool_end", "text"]
+    assert '  text_statistics {"text": "灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯……（100 字）"}' in said
+    assert '  text_statistics 3 毫秒 · ms → {"zi": 100, "lines": [0, 1, 2, "……90 项"]}' in said
+    assert AGENT_ANSWER in said
+    assert "final chunk: completed, 模型 · model: fake, stop" in said
+    assert "30 + 12 (估算 · estimated)" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no tool called", "the model called no tool"),
+        ("tools refused", "this model's server takes no tools; again without any"),
+        ("tool fails", "failed: no text / 没有文字"),
+    ],
+)
+def test_an_agent_whose_model_or_tool_is_in_the_way_still_answers_and_says_what_was(
+    tour: Tour, fault: str, words: str
+) -> None:
+    result = tour(fault)
+    assert result.returncode == 0, result.stderr
+    assert words in result.stdout
+    assert result.stdout.count(AGENT_ANSWER) == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [
@@ -61,6 +91,13 @@ def test_the_tour_passes_and_shows_the_answers_with_what_they_cost(tour: Tour) -
         ("another id", "the initial metadata does not return the request id"),
         ("no usage", "the metadata lacks x-usage-prompt"),
         ("no memory", "the history is not in it"),
+        ("agent fails", "the agent ended failed"),
+        ("agent never ends", "the stream ended without a final chunk"),
+        ("agent says more", "a chunk came after the final one"),
+        ("silent agent", "the answer is empty"),
+        ("numbers that stand", "a chunk is numbered 0 after 0"),
+        ("start without end", "tools that never ended: text_statistics"),
+        ("end without start", "text_statistics ended and never started"),
     ],
 )
 def test_a_broken_promise_ends_the_tour_with_its_name(tour: Tour, fault: str, complaint: str) -> None:
@@ -75,8 +112,9 @@ def test_an_address_where_nobody_listens_is_named(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     module: Any = importlib.import_module("tour")
+    calling: Any = importlib.import_module("calling")
     [port] = free_ports(1)
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(calling, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(sys, "argv", ["tour.py", "--target", f"127.0.0.1:{port}"])
     assert module.main() == 1
     assert f"no connection to 127.0.0.1:{port}" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_nothing_is_left_when_up_itself_is_killed(run: Run) -> None:
     up = run("up", **ports())
     eventually_sync(up.says("Stop      Ctrl-C"), timeout=20)
     children = up.children()
-    assert len(children) == 4
+    assert len(children) == 5
     up.process.kill()
     try:
         eventually_sync(gone(children))
@@ -145,7 +145,7 @@ def test_a_given_nats_server_is_used_and_none_is_started(run: Run) -> None:
     url = f"nats://user:secret@127.0.0.1:{where['QINGYU_NATS__PORT']}"
     second = run("up", **ports(NATS_URL=url))
     eventually_sync(second.says("Stop      Ctrl-C"), timeout=20)
-    assert len(second.children()) == 3
+    assert len(second.children()) == 4
     shown = url.replace("user:secret@", "")
     assert f"uses the NATS server at {shown}" in second.output
     assert "secret" not in second.output.split("bridge   │")[0]
@@ -162,7 +162,7 @@ def test_two_bridges_and_port_zero_get_ports_that_everybody_knows(run: Run) -> N
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             assert answer.status == 200
     assert ":0 " not in up.output
-    assert len(up.children()) == 5
+    assert len(up.children()) == 6
     up.process.terminate()
     assert up.finish() == 0
 
@@ -184,7 +184,7 @@ def test_the_demo_takes_the_tour_stops_everything_and_leaves_no_files(run: Run, 
     demo = run("demo", TMPDIR=str(tmp_path), NATS_URL="nats://nowhere.invalid:4222")
     assert demo.finish(60) == 0, demo.output
     assert demo.output.startswith(
-        "starting nats, chat, tool, bridge on free ports\n"
+        "starting nats, chat, tool, agent, bridge on free ports\n"
     )  # its own broker, in spite of NATS_URL
     assert "全部完成 · all done" in demo.output
     assert demo.output.rstrip().endswith("The demo worked: everything started, answered and stopped.")

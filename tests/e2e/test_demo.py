@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,4 +19,14 @@ def test_the_demo_starts_everything_takes_the_tour_and_stops_cleanly() -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "全部完成 · all done" in result.stdout
+    for kind in ("reasoning ", "text      "):
+        assert re.search(rf"^ +\d+\.\d\d s  {kind}  ", result.stdout, re.MULTILINE)
+    started = re.findall(r"tool_start  (\w+) (\{.+\})$", result.stdout, re.MULTILINE)
+    ended = re.findall(r"tool_end    (\w+) \d+ 毫秒 · ms → (\{.+\})$", result.stdout, re.MULTILINE)
+    assert [name for name, _ in started] == ["text_statistics", "character_names"]
+    assert all(json.loads(parameters)["text"].startswith("沈砚没有对任何人说起昨夜的事。") for _, parameters in started)
+    results = {name: json.loads(result) for name, result in ended}
+    assert results["text_statistics"]["zi"] == 328
+    assert [one["name"] for one in results["character_names"]["characters"]] == ["沈砚", "许七"]
+    assert "final chunk: completed, 模型 · model: offline, stop" in result.stdout
     assert result.stdout.rstrip().endswith("The demo worked: everything started, answered and stopped.")

@@ -6,6 +6,7 @@ the wrong server at the same time, not after.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,9 +18,19 @@ import grpc
 import pytest
 
 from qingyu_ai.contract import ai_agent_pb2 as ai
-from qingyu_ai.routes import AGENT_SERVICE, CHAT_STREAM, HEALTH_CHECK, ROUTES
+from qingyu_ai.routes import (
+    AGENT_SERVICE,
+    CALL_TOOL,
+    CHAT_STREAM,
+    EXECUTE_AGENT,
+    EXECUTE_AGENT_STREAM,
+    GET_TOOL_INFO,
+    HEALTH_CHECK,
+    LIST_TOOLS,
+    ROUTES,
+)
 from tests.optional import ROOT, require_tool
-from tests.running import System, echo
+from tests.running import System, Worker, echo
 
 MODULE = ROOT / "clients" / "go"
 
@@ -87,19 +98,34 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=MODULE, capture_output=True, text=True, timeout=250, check=False)
 
 
+def tools() -> Worker:
+    """The tools of every deployment, and some more: one of those is for verified users."""
+    modules = json.dumps(["services.tool.builtin", "tests.tool.few"])
+    return Worker("services.tool", "tool", {"QINGYU_TOOL__MODULES": modules})
+
+
 def test_the_go_code_is_formatted_and_vetted(go: str) -> None:
     assert run(require_tool("gofmt"), "-l", ".").stdout == ""
     vet = run(go, "vet", "./...")
     assert vet.returncode == 0, vet.stderr
 
 
+def test_what_is_asked_of_an_agents_stream_is_asked_in_earnest(go: str) -> None:
+    tested = run(go, "test", "./...")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "\tqingyu.ai/clients/go/smoke\t" in tested.stdout, tested.stdout
+
+
 def test_every_rpc_behaves_for_a_go_backend(smoke: Path, on_the_wrong_server: object) -> None:
-    with System("services.chat") as system, System(echo()) as echoing:
+    with System("services.chat", tools(), "services.agent") as system, System(echo()) as echoing:
         result = run(str(smoke), "-target", system.target, "-echo-target", echoing.target)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "0 failed, 0 skipped" in result.stdout, result.stdout
         for route in ROUTES:
             assert f" {route.method} " in result.stdout, f"nothing calls {route.method}:\n{result.stdout}"
+        for route in (EXECUTE_AGENT, EXECUTE_AGENT_STREAM, CALL_TOOL, LIST_TOOLS, GET_TOOL_INFO):
+            lines = [line for line in result.stdout.splitlines() if f" {route.method}  " in line]
+            assert len(lines) == 2, f"with and without a worker: {lines}"
 
 
 def test_every_check_fails_on_a_server_that_is_wrong(on_the_wrong_server: subprocess.Popen[str]) -> None:

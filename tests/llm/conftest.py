@@ -11,9 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Expired
 from qingyu_ai.settings import ChatModel
 from services.llm.chain import Chain
 from services.llm.curl import Curls
+from services.llm.faults import UpstreamFault
 from services.llm.long import LongAnswer
 from services.llm.meters import Meters
 from services.llm.model import NEVER, Delta, Model, Prompt, Turn
@@ -23,6 +25,8 @@ from tests.upstream.process import Upstream
 from tests.upstream.script import Reply
 
 KEY = "sk-test-0123456789abcdef"
+
+TEXT = "雨停了，院子里积着水。林黛玉推开窗，看见天边有一道虹。"
 
 ASKED = Prompt((Turn("user", "雨停了吗？"),))
 
@@ -85,6 +89,15 @@ async def ask(model: Model, prompt: Prompt = ASKED, seconds: float | None = None
         async for delta in deltas:
             answer.deltas.append(delta)
     return answer
+
+
+async def failed(
+    lab: Lab, replies: Reply, into: Answer | None = None, seconds: float | None = None, **more: Any
+) -> Any:
+    """Ask a model that fails; its error."""
+    with pytest.raises((UpstreamFault, Expired)) as error:
+        await ask(lab.remote("m", replies, **more), into=into, seconds=seconds)
+    return error.value
 
 
 @pytest.fixture(scope="session")

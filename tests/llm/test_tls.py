@@ -142,7 +142,7 @@ async def test_closing_the_client_ends_what_is_under_way(lab: Lab, http2: str, c
 
 
 async def test_cancel_in_the_middle_of_the_handshake_closes_the_socket(lab: Lab) -> None:
-    """Within 50 ms, as in every other phase (test_remote)."""
+    """Within 50 ms, as in every other phase (test_remote_time)."""
     closed_at = asyncio.get_running_loop().create_future()
     hello = asyncio.Event()
 

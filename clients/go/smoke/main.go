@@ -2,8 +2,8 @@
 //
 //	go run ./smoke -target 127.0.0.1:50051 -echo-target 127.0.0.1:50052
 //
-// The target is a bridge with the chat worker behind it. The echo target is a bridge whose chat worker is
-// bench.echo_worker, which can be told to be slow or silent; without one, the checks that need it are skipped.
+// The target is a bridge with chat, tool and agent workers behind it. The echo target is a bridge whose only worker is
+// bench.echo_worker, a chat worker which can be told to be slow or silent; without one, the checks that need it are skipped.
 //
 // Exit status 0: every check that ran is ok. 1: one is not, or there was none. 2: the flags do not hold.
 package main
@@ -32,7 +32,7 @@ const checkTimeout = 30 * time.Second
 type check struct {
 	name string
 	run  func(ctx context.Context, s *system) (string, error)
-	// A check on the echo target needs a worker that can be told to be slow or silent.
+	// A check on the echo target needs a chat worker that can be told to be slow or silent, or no worker of another kind.
 	echo bool
 	// A quiet check only waits, for so long: it has a connection of its own, and runs beside all others.
 	quiet time.Duration
@@ -99,6 +99,8 @@ func main() {
 	if !r.run([]group{
 		{"Health", healthChecks},
 		{"Chat", chatChecks},
+		{"Tools", toolChecks},
+		{"Agents", agentChecks},
 		{"The same request again", repeatChecks},
 		{"Requests that do not hold", invalidChecks},
 		{"Without a worker", workerlessChecks},

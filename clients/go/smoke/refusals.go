@@ -26,19 +26,22 @@ var invalidChecks = []check{
 	{name: "two users", run: invalid(twoUsers, "metadata.user_id")},
 	{name: "two request ids", run: invalid(twoRequestIDs, "metadata.request_id")},
 	{name: "unknown agent type", run: invalid(unknownAgentType, "agent_type")},
+	{name: "unknown type, in a stream", run: invalid(unknownAgentTypeInStream, "agent_type")},
+	{name: "JSON from a writer of prose", run: invalid(proseAsJSON, "context['format']")},
 	{name: "several fields, in a stream", run: invalid(emptyTask, "task", "user_id")},
 }
 
+// The echo target has a chat worker, and no other.
 var workerlessChecks = []check{
-	{name: "ExecuteAgent", run: workerless("agent", executeAgent)},
-	{name: "ExecuteAgentStream", run: workerless("agent", executeAgentStream)},
-	{name: "Search", run: workerless("rag", search)},
-	{name: "IndexDocument", run: workerless("rag", indexDocument)},
-	{name: "DeleteDocument", run: workerless("rag", deleteDocument)},
-	{name: "BatchIndex", run: workerless("rag", batchIndex)},
-	{name: "CallTool", run: workerless("tool", callTool)},
-	{name: "ListTools", run: workerless("tool", listTools)},
-	{name: "GetToolInfo", run: workerless("tool", getToolInfo)},
+	{name: "ExecuteAgent", run: workerless("agent", executeAgent), echo: true},
+	{name: "ExecuteAgentStream", run: workerless("agent", executeAgentStream), echo: true},
+	{name: "Search", run: workerless("rag", search), echo: true},
+	{name: "IndexDocument", run: workerless("rag", indexDocument), echo: true},
+	{name: "DeleteDocument", run: workerless("rag", deleteDocument), echo: true},
+	{name: "BatchIndex", run: workerless("rag", batchIndex), echo: true},
+	{name: "CallTool", run: workerless("tool", callTool), echo: true},
+	{name: "ListTools", run: workerless("tool", listTools), echo: true},
+	{name: "GetToolInfo", run: workerless("tool", getToolInfo), echo: true},
 }
 
 // asked is one RPC.
@@ -124,6 +127,19 @@ func unknownAgentType(ctx context.Context, s *system) error {
 	return err
 }
 
+func unknownAgentTypeInStream(ctx context.Context, s *system) error {
+	request := task()
+	request.AgentType = "poet"
+	return streamAgent(ctx, s, request)
+}
+
+func proseAsJSON(ctx context.Context, s *system) error {
+	request := task()
+	request.AgentType = "creative"
+	request.Context = map[string]string{"format": "json"}
+	return streamAgent(ctx, s, request)
+}
+
 func emptyTask(ctx context.Context, s *system) error {
 	request := task()
 	request.Task, request.UserId, request.Metadata = "", "", nil
@@ -172,12 +188,7 @@ func batchIndex(ctx context.Context, s *system) error {
 }
 
 func callTool(ctx context.Context, s *system) error {
-	_, err := s.tool.CallTool(ctx, &tool.ToolRequest{
-		ToolName:   "word_count",
-		Parameters: `{"text": "雨停了"}`,
-		UserId:     reader,
-		Metadata:   asking(),
-	})
+	_, err := s.tool.CallTool(ctx, counting(passage))
 	return err
 }
 
@@ -187,7 +198,7 @@ func listTools(ctx context.Context, s *system) error {
 }
 
 func getToolInfo(ctx context.Context, s *system) error {
-	_, err := s.tool.GetToolInfo(ctx, &tool.GetToolInfoRequest{ToolName: "word_count"})
+	_, err := s.tool.GetToolInfo(ctx, &tool.GetToolInfoRequest{ToolName: counter})
 	return err
 }
 

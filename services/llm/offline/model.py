@@ -1,7 +1,8 @@
 """The model that is always there: no network, no weights, no canned answers.
 
-It counts, quotes and compares what it was given, says so in every answer, and says it at the pace of a real model. The same
-prompt gets the same answer, delta for delta, so a worker that takes over a call goes on where the first one stopped.
+It counts, quotes and compares what it was given, in words or in the JSON that an agent asks for, says so in every answer, and
+says it at the pace of a real model. The same prompt gets the same answer, delta for delta, so a worker that takes over a call
+goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from services.llm.tokens import count_that_fits, estimate_tokens
 from .chinese import write_chinese
 from .english import write_english
 from .reading import read
-from .tools import calls_for, results_in, without_marks
+from .shaped.wanted import write, writer_for
+from .tools import Choice, choose, results_in, without_marks
 
 LONG_PROMPT = 16 * 1024
 """Characters, so at most 64 KiB of text. A longer prompt is read in a thread.
@@ -103,12 +105,9 @@ class _Answer:
 
 
 def _answer(prompt: Prompt) -> _Answer:
-    if calls := calls_for(prompt):
-        usage = Usage(
-            _asked(prompt), sum(estimate_tokens(call.name + call.arguments) for call in calls), estimated=True
-        )
-        return _Answer([Delta(tool_calls=(call,)) for call in calls], Delta(finish=TOOL_CALLS, usage=usage, model=NAME))
-    deltas = [Delta(piece) for piece in _pieces(_text(prompt.turns))]
+    if (choice := choose(prompt)).calls:
+        return _calling(prompt, choice)
+    deltas = [Delta(piece) for piece in _pieces(_text(prompt))]
     finish: Finish = STOP
     if prompt.max_tokens > 0:
         fitting = count_that_fits((delta.text for delta in deltas), prompt.max_tokens)
@@ -118,21 +117,33 @@ def _answer(prompt: Prompt) -> _Answer:
     return _Answer(deltas, Delta(finish=finish, usage=Usage(_asked(prompt), said, estimated=True), model=NAME))
 
 
+def _calling(prompt: Prompt, choice: Choice) -> _Answer:
+    thought = estimate_tokens(choice.thought)
+    called = sum(estimate_tokens(call.name + call.arguments) for call in choice.calls)
+    usage = Usage(_asked(prompt), thought + called, estimated=True, reasoning_tokens=thought)
+    deltas = [Delta(reasoning=piece) for piece in _pieces(choice.thought)]
+    deltas += [Delta(tool_calls=(call,)) for call in choice.calls]
+    return _Answer(deltas, Delta(finish=TOOL_CALLS, usage=usage, model=NAME))
+
+
 def _asked(prompt: Prompt) -> int:
     return sum(estimate_tokens(turn.content) for turn in prompt.turns)
 
 
-def _text(turns: tuple[Turn, ...]) -> str:
+def _text(prompt: Prompt) -> str:
     """Write the answer, or the rest of it where the last turn is its beginning."""
+    turns = prompt.turns
     if turns and turns[-1].role == "assistant":
         begun = turns[-1].content
-        whole = _written(turns[:-1])
+        whole = _written(turns[:-1], prompt.max_tokens)
         if whole.startswith(begun):
             return whole[len(begun) :]
-    return _written(turns)
+    return _written(turns, prompt.max_tokens)
 
 
-def _written(turns: tuple[Turn, ...]) -> str:
+def _written(turns: tuple[Turn, ...], max_tokens: int) -> str:
+    if writer := writer_for(turns):
+        return write(writer, turns, max_tokens)
     reading = read(without_marks(turns))
     said = write_chinese(reading) if reading.language == "zh" else write_english(reading)
     results = results_in(turns, reading.language)

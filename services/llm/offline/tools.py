@@ -2,19 +2,23 @@
 
 It calls tools once, before it says anything: the first two that are offered and that it can call. It can call a tool whose
 required parameters are all texts: one that is named `query` gets the task, every other one the passage. The passage is the
-longest element of the last user message (`<…>…</…>`), or the whole of it without elements; the task is the last element. Then
-it says what came of the calls, word for word. It understands neither the tools nor their results.
+longest element of the last user message (`<…>…</…>`), or the whole of it without elements; the task is the last element. What it
+went by it says as its thought. Then it says what came of the calls, word for word. It understands neither the tools nor their
+results.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.llm.model import Prompt, Tool, ToolCallDelta, Turn
+from services.text.counting import count
+from services.text.script import language
+
+from .elements import elements
 
 MOST_CALLS = 2
 MOST_PASSAGE = 20_000
@@ -27,40 +31,42 @@ SHOWN = 600
 
 QUERY = "query"
 
-MOST_ELEMENTS = 64
 
-_OPENING = re.compile(r"<([^\s<>/]{1,20})(?: [^<>]{0,200})?>\n?")
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is called before an answer, and by which rule."""
+
+    calls: tuple[ToolCallDelta, ...] = ()
+    thought: str = ""
 
 
-def calls_for(prompt: Prompt) -> tuple[ToolCallDelta, ...]:
-    """The calls that come before an answer; none if there are results, or the answer has begun."""
+def choose(prompt: Prompt) -> Choice:
+    """Choose the calls that come before an answer; none if there are results, or the answer has begun."""
     turns = prompt.turns
     if not prompt.tools or not turns or turns[-1].role != "user":
-        return ()
-    elements = [text for _, text, _ in _elements(turns[-1].content)] or [turns[-1].content]
-    passage, task = max(elements, key=len)[:MOST_PASSAGE], elements[-1][:MOST_QUERY]
+        return Choice()
+    texts = [one.text for one in elements(turns[-1].content)] or [turns[-1].content]
+    passage, task = max(texts, key=len)[:MOST_PASSAGE], texts[-1][:MOST_QUERY]
     written = ((tool.name, _arguments(tool, passage, task)) for tool in prompt.tools)
     able = [(name, arguments) for name, arguments in written if arguments][:MOST_CALLS]
-    return tuple(
+    calls = tuple(
         ToolCallDelta(i, f"offline{i:02d}", name, json.dumps(arguments, ensure_ascii=False))
         for i, (name, arguments) in enumerate(able)
     )
+    return Choice(calls, _thought(prompt, [name for name, _ in able], passage) if able else "")
 
 
-def _elements(text: str) -> Iterator[tuple[int, str, int]]:
-    """A message's elements, `<…>…</…>`: where each begins, what stands in it, where it ends. Of one inside another the outer one
-    counts."""
-    at = 0
-    for _ in range(MOST_ELEMENTS):
-        opening = _OPENING.search(text, at)
-        if opening is None:
-            return
-        end = text.find(f"</{opening[1]}>", opening.end())
-        if end < 0:
-            at = opening.end()
-            continue
-        at = end + len(opening[1]) + 3
-        yield opening.start(), text[opening.end() : end].removesuffix("\n"), at
+def _thought(prompt: Prompt, names: Sequence[str], passage: str) -> str:
+    spoken = language(passage) or language(prompt.turns[-1].content) or "zh"
+    if spoken == "zh":
+        return (
+            f"离线演示的规则：这里有{len(prompt.tools)}个工具，先调用其中头{len(names)}个只要文字的："
+            f"{'、'.join(names)}。给它们的是最长的那份文字，{count(passage).zi}字。"
+        )
+    return (
+        f"Rule of the offline demonstration: of {len(prompt.tools)} tools, the first {len(names)} that take texts only are "
+        f"called: {', '.join(names)}. They get the longest text, {count(passage).words} words."
+    )
 
 
 def without_marks(turns: Sequence[Turn]) -> tuple[Turn, ...]:
@@ -70,11 +76,11 @@ def without_marks(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 
 def _plain(text: str) -> str:
     at, inside = 0, []
-    for start, element, end in _elements(text):
-        if not text[at:start].isspace() and start > at:
+    for one in elements(text):
+        if not text[at : one.start].isspace() and one.start > at:
             return text
-        inside.append(element)
-        at = end
+        inside.append(one.text)
+        at = one.end
     return "\n\n".join(inside) if inside and not text[at:].strip() else text
 
 

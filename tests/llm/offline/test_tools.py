@@ -9,7 +9,8 @@ from typing import Any
 from services.llm.model import STOP, TOOL_CALLS, Delta, Prompt, Tool, ToolCall, Turn
 from services.llm.offline.chinese import LABEL
 from services.llm.offline.model import OfflineModel
-from services.llm.offline.tools import calls_for
+from services.llm.offline.tools import choose
+from services.text.counting import count
 
 from .samples import NIGHT_RAIN
 
@@ -36,6 +37,18 @@ async def test_it_calls_the_first_two_tools_that_it_can_with_the_passage_and_the
     assert deltas[-1].finish == TOOL_CALLS
     assert deltas[-1].usage is not None
     assert not any(delta.text for delta in deltas)
+
+
+async def test_it_says_by_which_rule_it_chose_before_it_calls() -> None:
+    deltas = await ask(Prompt((Turn("user", ASKED),), tools=(tool("a"), tool("calculate", kind="number"), tool("b"))))
+    thought = "".join(delta.reasoning for delta in deltas)
+    assert "这里有3个工具，先调用其中头2个只要文字的：a、b。" in thought
+    assert f"{count(NIGHT_RAIN).zi}字" in thought
+    usage = deltas[-1].usage
+    assert usage is not None
+    assert usage.completion_tokens > usage.reasoning_tokens > 0
+    english = await ask(Prompt((Turn("user", "Three words here."),), tools=(tool("a"),)))
+    assert "".join(delta.reasoning for delta in english).endswith("called: a. They get the longest text, 3 words.")
 
 
 async def test_without_elements_the_passage_is_the_message() -> None:
@@ -68,7 +81,7 @@ async def test_elements_among_words_are_words() -> None:
 
 async def test_elements_without_end_cost_nothing() -> None:
     began = time.monotonic()
-    calls_for(Prompt((Turn("user", "<a>" * 1_000_000),), tools=(tool("a"),)))
+    choose(Prompt((Turn("user", "<a>" * 1_000_000),), tools=(tool("a"),)))
     assert time.monotonic() - began < 1
 
 

@@ -1,0 +1,90 @@
+"""What every call of the examples has: a connection, names for caller and call, and what comes back beside an answer."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+
+import grpc
+
+from qingyu_ai.contract import common_pb2
+
+USER = "tour-reader"
+
+CONNECT_SECONDS = 10
+
+# As a caller in production sets them: a broken connection is noticed within 13 s, also while nothing is being said. The
+# bridge allows pings at this pace; most gRPC servers answer them with GOAWAY too_many_pings.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+USAGE_KEYS = (
+    "x-usage-prompt",
+    "x-usage-completion",
+    "x-usage-estimated",
+    "x-finish-reason",
+    "x-model",
+    "x-request-id",
+)
+"""A chat chunk has room for text only, so everything else about an answer travels in the trailing metadata."""
+
+Pairs = Iterable[tuple[str, str | bytes]] | None
+
+
+class Broken(Exception):
+    """An answer was not what the contract promises."""
+
+
+def connect(channel: grpc.Channel, target: str) -> None:
+    """Wait for the connection, but not for ever: a wrong address shows here, and not in the first call."""
+    try:
+        grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise Broken(
+            f"连接不上 · no connection to {target} in {CONNECT_SECONDS} s: is `qingyu-ai up` running?"
+        ) from None
+
+
+def show_usage(trailing: Pairs, request_id: str) -> None:
+    """Print what the answer cost, and where it came from."""
+    for key in USAGE_KEYS:
+        print(f"  {key}: {returned(trailing, key)}")
+    if returned(trailing, "x-request-id") != request_id:
+        raise Broken("请求编号不符 · the trailing metadata carries another request id")
+
+
+def status_of(error: object) -> str:
+    """Code and message. What grpcio raises is the error and the call in one, and only the call has them."""
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+
+
+def returned(pairs: Pairs, key: str) -> str:
+    """One value of the metadata that came back."""
+    for name, value in pairs or ():
+        if name == key:
+            return value.decode() if isinstance(value, bytes) else value
+    raise Broken(f"元数据缺失 · the metadata lacks {key}")
+
+
+def user(text: str) -> common_pb2.Message:
+    """What the person says."""
+    return common_pb2.Message(role="user", content=text)
+
+
+def metadata(request_id: str) -> common_pb2.Metadata:
+    """Who asks, and which call this is."""
+    return common_pb2.Metadata(request_id=request_id, user_id=USER, timestamp=int(time.time()))
+
+
+def new_request_id() -> str:
+    """Unique for each logical call; a retry keeps it."""
+    return f"req_{time.time_ns()}_{uuid.uuid4().hex[:8]}"
+
+
+def heading(chinese: str, english: str) -> None:
+    """Start a new part."""
+    print(f"\n── {chinese} · {english}")
