@@ -64,7 +64,7 @@ class Call:
     traceparent: str
     verified: bool = False
     """Whether the edge has verified the user."""
-    submitted: Submission = Submission()
+    submitted: Submission = field(default_factory=Submission)
     """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
