@@ -75,16 +75,16 @@ class Database:
 
     def __init__(self, dsn: str, own: Rag) -> None:
         self._own = own
-        given = conninfo_to_dict(dsn)
-        given.setdefault("application_name", "qingyu-rag")
-        given.setdefault("connect_timeout", max(2, round(own.connect_seconds)))
-        # A server that vanished without a word is noticed in half a minute, also while nothing is being sent.
-        given = {
+        given: dict[str, Any] = {
+            "application_name": "qingyu-rag",
+            "connect_timeout": max(2, round(own.connect_seconds)),
+            # A server that vanished without a word is noticed in half a minute, also while nothing is being sent.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 4,
             "tcp_user_timeout": 30_000,
-        } | given
+            **conninfo_to_dict(dsn),
+        }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             make_conninfo("", **given),
             min_size=1,
