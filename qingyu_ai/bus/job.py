@@ -26,6 +26,7 @@ from .errors import Cancelled, Fault, GaveUp, Internal, Interrupted, TooLarge
 from .handler import Call, Served, Submission
 from .handling import handle
 from .headers import Envelope
+from .owner import owner_of
 from .record import Entry, JobMessage
 from .records import Records
 from .speaker import Speaker
@@ -84,6 +85,7 @@ class JobRun:
             queue_name,
             envelope.reopens,
             envelope.inbox,
+            owner_of(envelope.user),
         )
         self._alone = alone
         self.call = Call.of(envelope)

@@ -17,7 +17,7 @@ from qingyu_ai.bus.handler import Submission
 from qingyu_ai.settings import Rag
 
 from .database import Connection, Database
-from .faults import check_pairs, check_text, refuse
+from .faults import Collided, check_pairs, check_text, refuse
 from .stored import Document, Model, Piece, Vector, counted, read_vector, unit
 
 LONGEST_ID = 512
@@ -185,7 +185,9 @@ async def _join(connection: Connection, user: str, target: Model) -> str:
     )
     query = "SELECT model FROM rag.tenants WHERE user_id = %s FOR SHARE"
     row = await (await connection.execute(query, (user,))).fetchone()
-    return str(row[0]) if row else target.key
+    if row is None:
+        raise Collided  # the user was erased at this moment
+    return str(row[0])
 
 
 async def _newest(connection: Connection, user: str, document_id: str, submitted: Submission, *, deleted: bool) -> bool:

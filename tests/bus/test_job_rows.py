@@ -10,6 +10,7 @@ import pytest
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.errors import Code, Fault, NoWorker, Overloaded
 from qingyu_ai.bus.handler import Call, Submission
+from qingyu_ai.bus.owner import owner_of
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import bus_pb2
@@ -31,6 +32,7 @@ async def test_job_is_answered_and_its_record_decided_and_its_message_gone(syste
     assert entry is not None
     assert entry.done
     assert entry.record.end.answer == end.answer
+    assert entry.record.owner == owner_of("u1")
 
     async def queue_is_empty() -> bool:
         return (await bus.used("AI_CHAT")).bytes == 0
