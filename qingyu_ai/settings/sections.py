@@ -255,6 +255,10 @@ class Rag(Worker):
     """How long the pieces of a document are to be."""
     overlap_characters: Annotated[int, Field(ge=0)] = 60
     """What a piece repeats of the one before."""
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Results of a search that does not say how many it wants."""
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Pieces that are ranked, by words and by meaning each; `total_count` counts at most these."""
     candidate_postings: Annotated[int, Field(ge=100)] = 4000
     """Occurrences of a query's rarest words that are looked at; what has only the commoner ones is not looked for."""
     embedding: str = ""
