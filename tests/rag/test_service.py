@@ -44,6 +44,12 @@ def call(user: str = "u", sequence: int = 1) -> Call:
     return Call("c", "r", user, "", (), Deadline.after(20), "", submitted=at(sequence))
 
 
+def chapter(content: str) -> rag.IndexRequest:
+    return rag.IndexRequest(
+        document_id="d", user_id="u", project_id="p", content_type="chapter", metadata={"v": "1"}, content=content
+    )
+
+
 @pytest.fixture
 async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridge]:
     """A bridge with two retrieval workers, each with a pool of its own on the same database."""
@@ -71,8 +77,7 @@ async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridg
 
 async def test_two_workers_on_one_database_index_search_replace_and_delete(bridge: Bridge) -> None:
     index, search, delete = map(bridge.unary, (routes.INDEX_DOCUMENT, routes.SEARCH, routes.DELETE_DOCUMENT))
-    facts = {"document_id": "d", "user_id": "u", "project_id": "p", "content_type": "chapter", "metadata": {"v": "1"}}
-    stored = await index(rag.IndexRequest(content=STORY, **facts), timeout=10)
+    stored = await index(chapter(STORY), timeout=10)
     assert (stored.document_id, stored.success, stored.chunks_count) == ("d", True, 3)
     options = rag.SearchOptions(enable_hybrid=True, filters={"v": "1"})
     for _ in range(6):  # whichever worker answers
@@ -83,7 +88,7 @@ async def test_two_workers_on_one_database_index_search_replace_and_delete(bridg
         assert found.total_count == 3
         assert found.results[0].highlights[0] == "雨下"
         assert (found.results[0].content_type, found.results[0].metadata) == ("chapter", {"v": "1"})
-    await index(rag.IndexRequest(content="灯亮了。", **facts), timeout=10)
+    await index(chapter("灯亮了。"), timeout=10)
     found = await search(rag.SearchRequest(query="雨下了一夜", user_id="u", options=options), timeout=10)
     assert [one.content for one in found.results] == ["灯亮了。"]
     assert (await delete(rag.DeleteRequest(document_id="d", user_id="u"), timeout=10)).success
