@@ -2,8 +2,8 @@
 
     python -m bench.rag_store --text CHINESE.txt [--pieces 20000] [--dimension 512]
 
-The sentences of the text are shuffled into pieces of about 400 characters; terms are pairs of neighbouring characters. Vectors are
-random around a few hundred centres: their distances cost what those of a model cost; what they find means nothing.
+The sentences of the text are shuffled into pieces of about 400 characters; terms are pairs of neighbouring characters. Vectors
+are random around a few hundred centres: their distances cost what those of a model cost; what they find means nothing.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ async def _searches(
         async with reader.view(USER, scope, Deadline.after(60)) as view:
             worded = await view.by_words(terms(next(at)), 100)
             near = await view.by_vector(model, vectors.one(), 100)
-            await view.show([one.key for one in [*worded.pieces[:20], *near.pieces[:20]]])
+            keys = [one.key for one in worded.pieces[:20]] + [one.key for one in near.pieces[:20]]
+            await view.show(keys)
 
     await timed(f"by words, 12 characters{name}", words, QUERIES)
     await timed(f"by meaning, all of the user's vectors{name}", meaning, QUERIES)
@@ -193,7 +194,7 @@ def _nearest(owner: str, model: Model, vectors: Vectors) -> None:
 
 def _part(text: str, length: int, chance: random.Random) -> str:
     runs = re.findall(rf"[\u4e00-\u9fff]{{{length},}}", text)
-    run = chance.choice(runs)
+    run = str(chance.choice(runs))
     start = chance.randrange(len(run) - length + 1)
     return run[start : start + length]
 

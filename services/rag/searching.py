@@ -187,8 +187,7 @@ class View:
         ranking, and a word that is in every second piece costs as much as all others. The best of what they find are then
         ranked by all terms.
         """
-        wanted = list(dict.fromkeys(term[:LONGEST_TERM] for term in terms if term))
-        statistics = await self._statistics(wanted)
+        statistics = await self.statistics(terms)
         by_rarity = sorted(statistics.frequencies, key=lambda term: (statistics.frequencies[term], term))
         if not by_rarity or limit < 1:
             return ByWords([], 0, statistics)
@@ -226,13 +225,15 @@ class View:
         found = {PieceKey(row[0], row[1]): row[2:] for row in await self._rows(query, facts)}
         return [Shown(key, *found[key]) for key in keys if key in found]
 
-    async def _statistics(self, terms: Sequence[str]) -> Statistics:
+    async def statistics(self, terms: Sequence[str]) -> Statistics:
+        """Count what ranking must know of the searched scope, for these terms."""
+        wanted = list(dict.fromkeys(term[:LONGEST_TERM] for term in terms if term))
         size = f"SELECT sum(d.pieces), sum(d.terms) FROM rag.documents d WHERE {self._scope.where}"
         pieces, length = (await self._rows(size, {}))[0]
         counts = f"""
             SELECT p.term, count(*) FROM rag.postings p {self._joined("p")}
             WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s) GROUP BY p.term"""
-        frequencies = dict(await self._rows(counts, {"terms": list(terms)})) if pieces and terms else {}
+        frequencies = dict(await self._rows(counts, {"terms": wanted})) if pieces and wanted else {}
         return Statistics(int(pieces or 0), float(length or 0) / float(pieces or 1), frequencies)
 
     async def _best(self, terms: Sequence[str], statistics: Statistics, limit: int) -> tuple[list[PieceKey], int]:

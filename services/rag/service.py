@@ -16,7 +16,7 @@ from qingyu_ai.settings import Rag
 
 from .faults import Collided, check_text, refuse
 from .reembedding import Embedder
-from .searching import ByMeaning, ByWords, Reader, Scope, Shown, View
+from .searching import ByMeaning, ByWords, Reader, Scope, Shown
 from .store import Store
 from .stored import Document, Model, Piece, PieceKey, Vector, hash_of
 
@@ -26,8 +26,8 @@ LONGEST_QUERY = 10_000
 SWITCHES = 3
 """How often the model of a user's vectors may change under one search."""
 
-Split = Callable[[str], Sequence[Piece]]
-"""A text to its pieces, with their terms."""
+Split = Callable[[str, Mapping[str, str]], Sequence[Piece]]
+"""A text and its document's metadata to its pieces, with their terms."""
 
 Terms = Callable[[str], Sequence[str]]
 """A query to its terms."""
@@ -35,11 +35,14 @@ Terms = Callable[[str], Sequence[str]]
 Fuse = Callable[[ByWords | None, ByMeaning], Sequence[tuple[PieceKey, float]]]
 """What was found by words (None: not asked for) and by meaning to one ranking, the best first, with scores from 0 to 1."""
 
-Rerank = Callable[[str, Sequence[str], Deadline], Awaitable[Sequence[float]]]
-"""A query and texts to scores from 0 to 1."""
+Weights = Mapping[str, float]
+"""How much each of the query's terms tells, in the searched scope."""
 
-Highlight = Callable[[str, Sequence[str]], Sequence[str]]
-"""A text and the query's terms to parts of the text around them."""
+Rerank = Callable[[str, Sequence[str], Sequence[float], Weights, Deadline], Awaitable[Sequence[float]]]
+"""A query, texts, their scores, the weights of the query's terms and the call's deadline to scores from 0 to 1."""
+
+Highlight = Callable[[str, Weights], Sequence[str]]
+"""A text and the weights of the query's terms to parts of the text around them."""
 
 
 class ModelGone(Fault):
@@ -66,6 +69,15 @@ class Parts:
     rerank: Rerank | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates, the best first."""
+
+    scored: list[tuple[PieceKey, float]]
+    shown: Mapping[PieceKey, Shown]
+    weights: Weights
+
+
 class RagService:
     """Answers the three rows.
 
@@ -89,7 +101,7 @@ class RagService:
         document = Document(request.document_id, project, request.content_type, dict(request.metadata))
         self._store.check(document, request.content)
         # A large text takes seconds to split; the loop must go on turning.
-        pieces = await asyncio.to_thread(self._parts.split, request.content)
+        pieces = await asyncio.to_thread(self._parts.split, request.content, document.metadata)
         serving = await self._store.serving(call.user, call.deadline)
         wanted = dict.fromkeys((self._target.key, serving or self._target.key))
         vectors = {
@@ -122,16 +134,16 @@ class RagService:
         scope.check(self._own)
         top = request.top_k or self._own.top_k
         terms = self._parts.terms(request.query)
-        scored, shown = await self._found(call, request, scope, terms, max(top, self._own.candidates))
-        if request.options.enable_rerank and self._parts.rerank is not None and shown:
-            texts = [shown[key].text for key, _ in scored]
-            scores = await self._parts.rerank(request.query, texts, call.deadline)
-            scored = sorted(
-                ((key, score) for (key, _), score in zip(scored, scores, strict=True)), key=lambda one: -one[1]
-            )
-        good = [(key, score) for key, score in scored if score >= request.options.min_score and key in shown]
+        found = await self._found(call, request, scope, terms, max(top, self._own.candidates))
+        scored, shown = found.scored, found.shown
+        if request.options.enable_rerank and self._parts.rerank is not None and scored:
+            texts, scores = [shown[key].text for key, _ in scored], [score for _, score in scored]
+            anew = await self._parts.rerank(request.query, texts, scores, found.weights, call.deadline)
+            pairs = zip([key for key, _ in scored], anew, strict=True)
+            scored = sorted(pairs, key=lambda one: -one[1])
+        good = [(key, score) for key, score in scored if score >= request.options.min_score]
         return rag.SearchResponse(
-            results=[self._result(shown[key], score, terms) for key, score in good[:top]],
+            results=[self._result(shown[key], score, found.weights) for key, score in good[:top]],
             total_count=len(good),
             duration_ms=int((time.monotonic() - began) * 1000),
             status=common.Status(code=0, message="ok"),
@@ -139,15 +151,16 @@ class RagService:
 
     async def _found(
         self, call: Call, request: rag.SearchRequest, scope: Scope, terms: Sequence[str], limit: int
-    ) -> tuple[Sequence[tuple[PieceKey, float]], dict[PieceKey, Shown]]:
+    ) -> Found:
         """Candidates with their scores, and what they are. The query is embedded before the view is opened, which holds a
         connection; if the user was switched to another model meanwhile, it is done again."""
+        hybrid = request.options.enable_hybrid
         for _ in range(SWITCHES):
             serving = await self._store.serving(call.user, call.deadline)
             if serving is None:
-                return [], {}
+                return Found([], {}, {})
             embedder = self._embedders.get(serving)
-            if embedder is None and not request.options.enable_hybrid:
+            if embedder is None and not hybrid:
                 raise ModelGone
             vector = (await embedder.embed([request.query], call.deadline))[0] if embedder is not None else None
             async with self._reader.view(call.user, scope, call.deadline) as view:
@@ -156,9 +169,11 @@ class RagService:
                 near = ByMeaning([], 0)
                 if embedder is not None and vector is not None:
                     near = await view.by_vector(embedder.model, vector, limit)
-                worded = await view.by_words(terms, limit) if request.options.enable_hybrid else None
+                worded = await view.by_words(terms, limit) if hybrid else None
+                statistics = worded.statistics if worded is not None else await view.statistics(terms)
                 scored = list(self._parts.fuse(worded, near))[:limit]
-                return scored, await _shown(view, [key for key, _ in scored])
+                shown = {one.key: one for one in await view.show([key for key, _ in scored])}
+            return Found(scored, shown, {term: statistics.idf(term) for term in statistics.frequencies})
         raise Collided
 
     async def _vectors(self, call: Call, embedder: Embedder, pieces: Sequence[Piece]) -> list[Vector]:
@@ -172,16 +187,12 @@ class RagService:
             known |= dict(zip(new, await embedder.embed(list(new.values()), call.deadline), strict=True))
         return [known[hash_] for hash_ in hashes]
 
-    def _result(self, shown: Shown, score: float, terms: Sequence[str]) -> rag.SearchResult:
+    def _result(self, shown: Shown, score: float, weights: Weights) -> rag.SearchResult:
         return rag.SearchResult(
             document_id=shown.document_id,
             content=shown.text,
             score=score,
             metadata=shown.metadata,
             content_type=shown.content_type,
-            highlights=self._parts.highlight(shown.text, terms),
+            highlights=self._parts.highlight(shown.text, weights),
         )
-
-
-async def _shown(view: View, keys: Sequence[PieceKey]) -> dict[PieceKey, Shown]:
-    return {one.key: one for one in await view.show(keys)}

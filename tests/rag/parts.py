@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import Rag
@@ -10,7 +10,7 @@ from services.rag.database import Database
 from services.rag.searching import ByMeaning, ByWords, Reader
 from services.rag.service import Parts, RagService
 from services.rag.store import Store
-from services.rag.stored import Model, PieceKey, Vector
+from services.rag.stored import Model, Piece, PieceKey, Vector
 from tests.rag.texts import MODEL, pieces, terms, vector
 
 
@@ -36,19 +36,26 @@ def fuse(worded: ByWords | None, near: ByMeaning) -> list[tuple[PieceKey, float]
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
-async def rerank(query: str, texts: Sequence[str], deadline: Deadline) -> list[float]:
+def split(text: str, metadata: Mapping[str, str]) -> list[Piece]:
+    """Sentences."""
+    return pieces(text)
+
+
+async def rerank(
+    query: str, texts: Sequence[str], scores: Sequence[float], weights: Mapping[str, float], deadline: Deadline
+) -> list[float]:
     """Shorter is better."""
     return [1 / len(text) for text in texts]
 
 
-def highlight(text: str, query: Sequence[str]) -> list[str]:
-    """The terms that are there."""
-    return [term for term in query if term in text]
+def highlight(text: str, weights: Mapping[str, float]) -> list[str]:
+    """The terms that are there, as they come in the text."""
+    return sorted((term for term in weights if term in text), key=text.index)
 
 
 def service(database: Database, *embedders: Counts, own: Rag | None = None) -> RagService:
     """The service; the first embedder is the target."""
     own, made = own or Rag(), embedders or (Counts(),)
-    parts = Parts(pieces, terms, fuse, highlight, rerank)
+    parts = Parts(split, terms, fuse, highlight, rerank)
     by_key = {one.model.key: one for one in made}
     return RagService(Store(database, own), Reader(database, own), parts, by_key, made[0].model, own)

@@ -68,7 +68,7 @@ async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridg
             worker.job(routes.DELETE_DOCUMENT, serving.delete)
             await worker.start()
             opened.workers.append((worker, bus))
-        await eventually(lambda: len(opened.presence.workers()) == 2)
+        await eventually(lambda: len(list(opened.presence.workers())) == 2)
         yield opened
         await opened.leave()
     for pool in pools:
@@ -76,7 +76,8 @@ async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridg
 
 
 async def test_two_workers_on_one_database_index_search_replace_and_delete(bridge: Bridge) -> None:
-    index, search, delete = map(bridge.unary, (routes.INDEX_DOCUMENT, routes.SEARCH, routes.DELETE_DOCUMENT))
+    index, search = bridge.unary(routes.INDEX_DOCUMENT), bridge.unary(routes.SEARCH)
+    delete = bridge.unary(routes.DELETE_DOCUMENT)
     stored = await index(chapter(STORY), timeout=10)
     assert (stored.document_id, stored.success, stored.chunks_count) == ("d", True, 3)
     options = rag.SearchOptions(enable_hybrid=True, filters={"v": "1"})
