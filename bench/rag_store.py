@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench import rag_candidates
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.handler import Submission
 from qingyu_ai.settings import Rag
@@ -131,6 +132,8 @@ async def measure(server: PostgresProcess, arguments: argparse.Namespace) -> Non
 
     await timed("by words, a query of 10,000 characters", ask_long, 5)
     await database.close()
+    if arguments.alternatives:
+        rag_candidates.measure(owner, USER, [terms(query) for query in queries])
     if arguments.hnsw:
         _nearest(owner, model, vectors)
 
@@ -206,6 +209,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=20_000)
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--hnsw", action="store_true", help="build an approximate index, too, and compare")
+    parser.add_argument("--alternatives", action="store_true", help="time other ways to find words, too")
     arguments = parser.parse_args()
     arguments.text = Path(arguments.text).read_text(encoding="utf-8")
     server = PostgresProcess()
