@@ -50,6 +50,12 @@ class PostgresProcess:
         """The address of a database, for one of the two roles."""
         return f"postgresql://{user}:{self.password(role)}@{HOST}:{self.port}/{database}"
 
+    @property
+    def pid(self) -> int:
+        """Of the server; its backends are its children."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """End it and wait until it has ended.
 

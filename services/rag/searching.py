@@ -121,15 +121,6 @@ class Near:
 
 
 @dataclass(frozen=True, slots=True)
-class ByMeaning:
-    """What was found by meaning, the nearest first."""
-
-    pieces: list[Near]
-    total: int
-    """Pieces that are near enough."""
-
-
-@dataclass(frozen=True, slots=True)
 class Shown:
     """A piece with what is known of its document."""
 
@@ -198,21 +189,16 @@ class View:
         keys, total = await self._best(rare, statistics, limit)
         return ByWords(await self._ranked(keys, by_rarity[:MOST_TERMS], statistics), total, statistics)
 
-    async def by_vector(self, model: Model, vector: Vector, limit: int, at_least: float = -1.0) -> ByMeaning:
-        """Find the pieces whose vectors are nearest, by looking at all of the user's: nothing is missed.
-
-        Args:
-            at_least: cosine below which a piece is not near enough.
-        """
+    async def by_vector(self, model: Model, vector: Vector, limit: int) -> list[Near]:
+        """Find the pieces whose vectors are nearest, the nearest first, by looking at all of the scope: nothing is missed."""
+        scope, joined = self._within("v")
         query = f"""
-            SELECT document, piece, similarity, count(*) OVER () FROM (
-                SELECT v.document, v.piece, -(v.embedding <#> %(vector)s::vector) AS similarity
-                FROM rag.vectors v {self._joined("v")} WHERE v.user_id = %(user)s AND v.model = %(model)s) AS near
-            WHERE similarity >= %(least)s ORDER BY similarity DESC, document, piece LIMIT %(limit)s"""
-        facts = {"model": model.key, "vector": unit(vector, model.dimension), "limit": limit, "least": at_least}
+            {scope} SELECT v.document, v.piece, -(v.embedding <#> %(vector)s::vector) FROM rag.vectors v {joined}
+            WHERE v.user_id = %(user)s AND v.model = %(model)s
+            ORDER BY v.embedding <#> %(vector)s::vector, v.document, v.piece LIMIT %(limit)s"""
+        facts = {"model": model.key, "vector": unit(vector, model.dimension), "limit": limit}
         rows = await self._rows(query, facts)
-        found = [Near(PieceKey(document, piece), float(similarity)) for document, piece, similarity, _ in rows]
-        return ByMeaning(found, rows[0][3] if rows else 0)
+        return [Near(PieceKey(document, piece), float(similarity)) for document, piece, similarity in rows]
 
     async def show(self, keys: Sequence[PieceKey]) -> list[Shown]:
         """Read pieces, in this order."""
@@ -230,18 +216,20 @@ class View:
         wanted = list(dict.fromkeys(term[:LONGEST_TERM] for term in terms if term))
         size = f"SELECT sum(d.pieces), sum(d.terms) FROM rag.documents d WHERE {self._scope.where}"
         pieces, length = (await self._rows(size, {}))[0]
+        scope, joined = self._within("p")
         counts = f"""
-            SELECT p.term, count(*) FROM rag.postings p {self._joined("p")}
+            {scope} SELECT p.term, count(*) FROM rag.postings p {joined}
             WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s) GROUP BY p.term"""
         frequencies = dict(await self._rows(counts, {"terms": wanted})) if pieces and wanted else {}
         return Statistics(int(pieces or 0), float(length or 0) / float(pieces or 1), frequencies)
 
     async def _best(self, terms: Sequence[str], statistics: Statistics, limit: int) -> tuple[list[PieceKey], int]:
+        scope, joined = self._within("p")
         query = f"""
-            SELECT p.document, p.piece, count(*) OVER (),
+            {scope} SELECT p.document, p.piece, count(*) OVER (),
                 sum(w.idf * p.times / (p.times + %(k)s::float8 + %(l)s::float8 * p.terms)) AS score
             FROM rag.postings p JOIN unnest(%(terms)s::text[], %(idfs)s::float8[]) AS w (term, idf) ON p.term = w.term
-                {self._joined("p")}
+                {joined}
             WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s)
             GROUP BY p.document, p.piece ORDER BY score DESC, p.document, p.piece LIMIT %(limit)s"""
         facts = {
@@ -277,11 +265,15 @@ class View:
         ]
         return sorted(found, key=lambda one: (-one.score, one.key))
 
-    def _joined(self, table: str) -> str:
-        """A join that leaves out what is not in the scope; none where nothing is."""
+    def _within(self, table: str) -> tuple[str, str]:
+        """What begins a query and what joins its table, so that what is not in the scope is left out; nothing where nothing is.
+
+        Materialized, because PostgreSQL expects fewer rows of a term than there are, and would look up each one's document.
+        """
         if self._scope.everything:
-            return ""
-        return f"JOIN rag.documents d ON d.document = {table}.document AND {self._scope.where}"
+            return "", ""
+        scope = f"WITH scope AS MATERIALIZED (SELECT d.document FROM rag.documents d WHERE {self._scope.where})"
+        return scope, f"JOIN scope ON scope.document = {table}.document"
 
     async def _rows(self, query: str, facts: Mapping[str, Any]) -> list[Any]:
         cursor = await self._connection.execute(query.encode(), {**self._facts, **facts})

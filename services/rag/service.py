@@ -16,7 +16,7 @@ from qingyu_ai.settings import Rag
 
 from .faults import Collided, check_text, refuse
 from .reembedding import Embedder
-from .searching import ByMeaning, ByWords, Reader, Scope, Shown
+from .searching import ByWords, Near, Reader, Scope, Shown
 from .store import Store
 from .stored import Document, Model, Piece, PieceKey, Vector, hash_of
 
@@ -32,7 +32,7 @@ Split = Callable[[str, Mapping[str, str]], Sequence[Piece]]
 Terms = Callable[[str], Sequence[str]]
 """A query to its terms."""
 
-Fuse = Callable[[ByWords | None, ByMeaning], Sequence[tuple[PieceKey, float]]]
+Fuse = Callable[[ByWords | None, Sequence[Near]], Sequence[tuple[PieceKey, float]]]
 """What was found by words (None: not asked for) and by meaning to one ranking, the best first, with scores from 0 to 1."""
 
 Weights = Mapping[str, float]
@@ -166,7 +166,7 @@ class RagService:
             async with self._reader.view(call.user, scope, call.deadline) as view:
                 if await view.serving() != serving:
                     continue
-                near = ByMeaning([], 0)
+                near: list[Near] = []
                 if embedder is not None and vector is not None:
                     near = await view.by_vector(embedder.model, vector, limit)
                 worded = await view.by_words(terms, limit) if hybrid else None

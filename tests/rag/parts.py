@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import Rag
 from services.rag.database import Database
-from services.rag.searching import ByMeaning, ByWords, Reader
+from services.rag.searching import ByWords, Near, Reader
 from services.rag.service import Parts, RagService
 from services.rag.store import Store
 from services.rag.stored import Model, Piece, PieceKey, Vector
@@ -26,9 +26,9 @@ class Counts:
         return [vector(text, self.model) for text in asked]
 
 
-def fuse(worded: ByWords | None, near: ByMeaning) -> list[tuple[PieceKey, float]]:
+def fuse(worded: ByWords | None, near: Sequence[Near]) -> list[tuple[PieceKey, float]]:
     """The better of cosine and BM25 over the best BM25."""
-    scores = {one.key: max(0.0, min(1.0, one.similarity)) for one in near.pieces}
+    scores = {one.key: max(0.0, min(1.0, one.similarity)) for one in near}
     if worded is not None and worded.pieces:
         best = worded.pieces[0].score
         for one in worded.pieces:

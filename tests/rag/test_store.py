@@ -186,7 +186,7 @@ async def test_large_document_is_stored_whole(store: Store, reader: Reader) -> N
     text = "".join(f"第{n}句有些不同的字{n * 7919 % 9973}。" for n in range(2000))
     assert (await put(store, "u", "d", text, at(1))).pieces == 2000
     async with reader.view("u", Scope(), soon()) as view:
-        shown = await view.show([one.key for one in (await view.by_vector(MODEL, vector("句"), 3000)).pieces])
+        shown = await view.show([one.key for one in await view.by_vector(MODEL, vector("句"), 3000)])
     assert "".join(one.text for one in sorted(shown, key=lambda one: one.start)) == text
 
 

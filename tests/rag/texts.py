@@ -74,7 +74,7 @@ async def found(reader: Reader, user: str, query: str, scope: Scope | None = Non
         worded = await view.by_words(terms(query), 1000)
         near = await view.by_vector(model, vector(query, model), 1000)
         keys = [one.key for one in worded.pieces]
-        return await view.show(list(dict.fromkeys([*keys, *(one.key for one in near.pieces)])))
+        return await view.show(list(dict.fromkeys([*keys, *(one.key for one in near)])))
 
 
 async def texts(reader: Reader, user: str, model: Model = MODEL) -> list[str]:
