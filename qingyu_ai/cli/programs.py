@@ -1,4 +1,4 @@
-"""What `up` runs: the broker, and one row for each kind of process."""
+"""What `up` runs: the broker, the database, and one row for each kind of process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from qingyu_ai.settings import Settings, env_name
 
-from . import nats_server, probe
+from . import nats_server, postgres, probe
 from .process import Program, Stage
 
 STOP_MARGIN_SECONDS = 5.0
@@ -77,6 +77,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("chat", "services.chat", Stage.WORKER, lambda s: s.chat),
     Kind("tool", "services.tool", Stage.WORKER, lambda s: s.tool),
     Kind("agent", "services.agent", Stage.WORKER, lambda s: s.agent),
+    Kind("rag", "services.rag", Stage.WORKER, lambda s: s.rag),
     Kind("bridge", "bridge", Stage.EDGE, lambda s: s.bridge, lambda s: _at(s.bridge, "bridge")),
 )
 """A new kind is one row here, a section in the settings, and a metrics port a hundred above the last one's."""
@@ -94,9 +95,10 @@ def programs(settings: Settings, env: Mapping[str, str] | None = None) -> list[P
         env: settings that differ from what a child would read by itself.
 
     Raises:
-        NotInstalled: the broker or its configuration is missing.
+        NotInstalled: the broker, its configuration or the database is missing.
     """
     own = [] if settings.nats.url else [broker(settings)]
+    own += [postgres.program(settings)] if postgres.wanted(settings) else []
     return own + [program for kind in KINDS for program in workers(kind, settings, env or {})]
 
 
@@ -143,6 +145,8 @@ def listens(settings: Settings) -> list[Listen]:
         ports.append(Listen(at.host, at.port, ("nats", "port")))
         if at.monitor_port:
             ports.append(Listen(at.host, at.monitor_port, ("nats", "monitor_port")))
+    if postgres.wanted(settings):
+        ports.append(Listen(settings.rag.host, settings.rag.port, ("rag", "port")))
     for kind in KINDS:
         section, served = kind.section(settings), kind.serves(settings)
         if served and section.processes:

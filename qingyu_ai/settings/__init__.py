@@ -32,6 +32,7 @@ from .sections import Log as Log
 from .sections import McpServer as McpServer
 from .sections import Nats as Nats
 from .sections import Port as Port
+from .sections import Rag as Rag
 from .sections import Seconds as Seconds
 from .sections import Tool as Tool
 from .sections import Worker as Worker
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     chat: Chat = Chat()
     tool: Tool = Tool()
     agent: Agent = Agent()
+    rag: Rag = Rag()
     offline: Offline = Offline()
     llm: Llm = Llm()
 

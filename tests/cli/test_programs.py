@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -107,3 +108,19 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
 )
 def test_children_connect_to_an_address_that_can_be_reached(host: str, url: str) -> None:
     assert broker_url(load(nats={"host": host})) == url
+
+
+def test_a_retrieval_worker_without_a_database_of_its_own_gets_one_that_starts_before_it_and_stops_fast() -> None:
+    settings = load(rag={"processes": 2, "port": 6543})
+    found = programs(settings)
+    assert [program.name for program in found] == ["nats", "postgres", "chat", "tool", "rag-1", "rag-2", "bridge"]
+    assert (found[1].stage, found[1].stop_signal) == (Stage.BROKER, signal.SIGINT)
+    assert found[1].argv[-3:] == (str(settings.data_dir.absolute() / "postgres"), "127.0.0.1", "6543")
+    assert 6543 in [listen.port for listen in listens(settings)]
+
+
+@pytest.mark.parametrize("rag", [{}, {"processes": 1, "dsn": "postgresql://worker@db.example/texts"}])
+def test_no_database_is_started_that_nobody_would_use(rag: dict[str, object]) -> None:
+    settings = load(rag=rag)
+    assert "postgres" not in [program.name for program in programs(settings)]
+    assert not any(listen.setting == "QINGYU_RAG__PORT" for listen in listens(settings))

@@ -395,6 +395,12 @@ class Record(betterproto2.Message):
     The epoch of the claim that this is written for. Not set in a claim itself: there the revision is the epoch.
     """
 
+    owner: "bytes" = betterproto2.field(20, betterproto2.TYPE_BYTES)
+    """
+    A hash of the user whose call it is, so that all that a user left can be found and erased. Not set: nobody's, or of a release
+    before.
+    """
+
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record", Record)
 

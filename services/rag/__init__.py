@@ -1,0 +1,1 @@
+"""Retrieval: the texts of a user, found again by meaning and by word."""
