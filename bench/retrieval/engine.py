@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,7 +20,7 @@ from services.rag.ranking import (
 )
 from services.rag.rerank import CANDIDATES, rerank
 from services.rag.splitting import split
-from services.rag.terms import query_terms, terms
+from services.rag.terms import MOST_QUERY_TERMS, terms
 
 from .corpus import Document
 
@@ -55,10 +55,15 @@ class Engine(Protocol):
 class InMemory:
     """Every piece scored for every query."""
 
-    def __init__(self, embedding: LexicalEmbedding | None = None, names: Sequence[str] = ()) -> None:
-        """Begin empty."""
-        self._embedding = embedding or LexicalEmbedding()
-        self._names = names
+    def __init__(self, take: Callable[[str], list[str]] = terms, target: int = TARGET, overlap: int = OVERLAP) -> None:
+        """Begin empty.
+
+        Args:
+            take: takes a text apart into terms.
+        """
+        self._take = take
+        self._sizes_of_pieces = target, overlap
+        self._embedding = LexicalEmbedding()
         self._texts: list[str] = []
         self._numbers: list[int] = []
         self._tf: list[Counter[str]] = []
@@ -71,8 +76,8 @@ class InMemory:
     def index(self, documents: Sequence[Document]) -> None:
         """Split, take terms, embed."""
         for document in documents:
-            for piece in split(document.text, TARGET, OVERLAP):
-                found = terms(piece.text, self._names)
+            for piece in split(document.text, *self._sizes_of_pieces):
+                found = self._take(piece.text)
                 self._numbers.append(document.number)
                 self._texts.append(piece.text)
                 self._lengths.append(len(found))
@@ -80,7 +85,6 @@ class InMemory:
                 self._sizes[document.number] += 1
                 for term in self._tf[-1]:
                     self._postings[term].append(len(self._texts) - 1)
-        self._vectors = self._embedding.embed(self._texts)
 
     def __len__(self) -> int:
         """Pieces."""
@@ -88,7 +92,7 @@ class InMemory:
 
     def search(self, query: str, mode: Mode) -> list[Result]:
         """The best `DEPTH` pieces."""
-        asked = query_terms(query, self._names)
+        asked = list(dict.fromkeys(self._take(query)))[:MOST_QUERY_TERMS]
         statistics = Statistics(
             len(self._texts),
             sum(self._lengths) / max(1, len(self._lengths)),
@@ -113,6 +117,10 @@ class InMemory:
     def _number(self, piece: int) -> int:
         return self._numbers[piece]
 
+    def embed(self) -> None:
+        """Make the vectors, which the first search would do otherwise."""
+        self._vectors = self._embedding.embed(self._texts)
+
     def _ordered(self, scores: dict[int, float]) -> list[int]:
         return by_document(scores, self._number, self._sizes.__getitem__)[:DEPTH]
 
@@ -124,6 +132,8 @@ class InMemory:
         }
 
     def _by_vector(self, query: str) -> dict[int, float]:
+        if not self._vectors:
+            self.embed()
         (vector,) = self._embedding.embed([query])
         set_ = [(i, x) for i, x in enumerate(vector) if x]
         return {piece: max(0.0, sum(x * own[i] for i, x in set_)) for piece, own in enumerate(self._vectors)}

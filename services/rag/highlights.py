@@ -53,7 +53,7 @@ def highlights(text: str, weights: Mapping[str, float], most: int = MOST) -> lis
         best = max(_groups(left), key=lambda group: (_weight(group, weights), group[0].start - group[-1].end))
         chosen.append(best)
         left = [match for match in left if match not in best]
-    return [_marked(text, start, end, group) for start, end, group in _joined(text, chosen)]
+    return [_marked(text, start, end, matches) for start, end in _joined(text, chosen)]
 
 
 class _Folded:
@@ -109,19 +109,18 @@ def _weight(group: list[_Match], weights: Mapping[str, float]) -> float:
     return sum(weights[term] for term in frozenset().union(*(match.terms for match in group)))
 
 
-def _joined(text: str, chosen: list[list[_Match]]) -> list[tuple[int, int, list[_Match]]]:
-    """Each group with what is around it, in the order of the groups; what overlaps is one, at the place of the better."""
+def _joined(text: str, chosen: list[list[_Match]]) -> list[tuple[int, int]]:
+    """Where each group and what is around it stands, in the order of the groups; what overlaps is one, as good as the better."""
     borders = [0, *accumulate(len(one) for one in graphemes(text))]
     ranked = sorted((*_around(text, borders, group), rank) for rank, group in enumerate(chosen))
-    merged: list[tuple[int, int, list[int]]] = []
+    merged: list[tuple[int, int, int]] = []
     for start, end, rank in ranked:
         if merged and start < merged[-1][1]:
             before = merged.pop()
-            merged.append((before[0], max(end, before[1]), [*before[2], rank]))
+            merged.append((before[0], max(end, before[1]), min(rank, before[2])))
         else:
-            merged.append((start, end, [rank]))
-    merged.sort(key=lambda one: min(one[2]))
-    return [(start, end, [match for rank in ranks for match in chosen[rank]]) for start, end, ranks in merged]
+            merged.append((start, end, rank))
+    return [(start, end) for start, end, _ in sorted(merged, key=lambda one: one[2])]
 
 
 def _around(text: str, borders: list[int], group: list[_Match]) -> tuple[int, int]:
@@ -140,10 +139,11 @@ def _around(text: str, borders: list[int], group: list[_Match]) -> tuple[int, in
     return borders[i], borders[j]
 
 
-def _marked(text: str, start: int, end: int, group: list[_Match]) -> str:
+def _marked(text: str, start: int, end: int, matches: list[_Match]) -> str:
+    """text[start:end] with marks around every match in it, also around those that were not what it was chosen for."""
     parts: list[str] = []
     at = start
-    for match in sorted(group, key=lambda match: match.start):
+    for match in (one for one in matches if start <= one.start and one.end <= end):
         parts += [text[at : match.start].translate(_OWN), OPEN, text[match.start : match.end].translate(_OWN), CLOSE]
         at = match.end
     return "".join([*parts, text[at:end].translate(_OWN)])

@@ -17,7 +17,7 @@ from .terms import split_letters
 PAIR_WEIGHT = 0.5
 """Of a pair beside a single character: pairs are many, and share the dimensions with everything else."""
 
-_FUNCTION = frozenset(
+FUNCTION_CHARACTERS = frozenset(
     "的了着过是在和有不没也都就又还才把被将便要得我你他她它们这那个一之与其来去上下里说道人么呢吗吧啊呀而且以于为所者乃则儿"
 )
 """Characters that say little alone. Without counts of a collection there is no idf, so a list has to do."""
@@ -60,5 +60,5 @@ class LexicalEmbedding:
 
 def _grams(text: str) -> Iterable[str]:
     for run in split_letters(text):
-        yield from (char for char in run if char not in _FUNCTION)
-        yield from (a + b for a, b in pairwise(run) if not (a in _FUNCTION and b in _FUNCTION))
+        yield from (char for char in run if char not in FUNCTION_CHARACTERS)
+        yield from (a + b for a, b in pairwise(run) if not (a in FUNCTION_CHARACTERS and b in FUNCTION_CHARACTERS))

@@ -108,3 +108,9 @@ def test_highlights_that_would_overlap_are_joined() -> None:
     text = "沈砚" + "雨" * SPAN + "铜钱" + "雨" * 10 + "老艄公"
     assert len(found(text, "沈砚铜钱老艄公")) < 3
     assert "".join(found(text, "沈砚铜钱老艄公")).count(OPEN) == 3
+
+
+def test_every_match_inside_a_highlight_is_marked_also_behind_what_it_was_chosen_for() -> None:
+    text = "铜钱" + "雨" * (SPAN - 4) + "沈砚" + "雨" * 10 + "银子"
+    (one,) = highlights(text, {"铜钱": 2.0, "沈砚": 2.0, "银子": 1.0}, most=1)
+    assert one == "⟦铜钱⟧" + "雨" * (SPAN - 4) + "⟦沈砚⟧" + "雨" * 10 + "⟦银子⟧"
