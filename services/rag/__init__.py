@@ -1,1 +1,1 @@
-"""Retrieval: the texts of a user, found again by meaning and by word."""
+"""Retrieval: the texts of a user, split, stored, and found again by word and by meaning."""
