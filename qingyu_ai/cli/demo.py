@@ -170,7 +170,7 @@ async def _take_tour(tour: Path, target: str) -> None:
 def _settings(folder: Path) -> tuple[Settings, dict[str, str]]:
     """Settings of a system that shares nothing with one that runs already, and what its children are told of them."""
     configured = load()
-    ports = iter(free_ports(1 + 2 * len(KINDS), HOST))
+    ports = iter(free_ports(2 + 2 * len(KINDS), HOST))
     overrides: dict[str, object] = {
         "data_dir": folder / "data",
         "nats": {"host": HOST, "port": next(ports), "monitor_port": 0},
@@ -179,7 +179,9 @@ def _settings(folder: Path) -> tuple[Settings, dict[str, str]]:
     for kind in KINDS:
         one = min(1, kind.section(configured).processes)
         served = {"host": HOST, "port": next(ports)} if kind.serves(configured) else {}
-        overrides[kind.name] = {"processes": one, "metrics_host": HOST, "metrics_port": next(ports), **served}
+        own = {"host": HOST, "port": next(ports), "dsn": "", "owner_dsn": ""} if kind.name == "rag" else {}
+        at = {"metrics_host": HOST, "metrics_port": next(ports)}
+        overrides[kind.name] = {"processes": one, **at, **served, **own}
     settings = load(**overrides)
     # Also when the environment names a server: the demo must not leave its traces in somebody's cluster.
     settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": ""})})

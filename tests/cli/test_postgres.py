@@ -16,8 +16,11 @@ import psycopg
 import pytest
 
 from qingyu_ai.cli import postgres
-from tests.ports import free_port
+from qingyu_ai.cli.preflight import hold
+from tests.cli.command import Run, gone, ports
+from tests.ports import free_port, free_ports
 from tests.postgres import HOST, PostgresProcess, programs_folder
+from tests.waiting import eventually_sync
 
 
 @pytest.fixture
@@ -115,3 +118,42 @@ async def test_probe_tells_a_server_that_is_not_there(server: PostgresProcess) -
     assert await ready() == ""
     server.stop(signal.SIGINT)
     assert "does not answer" in await ready()
+
+
+def test_up_gives_retrieval_workers_a_database_and_stops_it_last_and_leaves_nothing_running(run: Run) -> None:
+    programs_folder()
+    port, metrics, _ = free_ports(3)
+    rag = {"PROCESSES": "2", "PORT": str(port), "METRICS_PORT": str(metrics)}
+    up = run("up", **ports(**{f"QINGYU_RAG__{name}": value for name, value in rag.items()}))
+    eventually_sync(up.says("Stop      Ctrl-C"), timeout=50)
+    assert up.output.count("rag has its database  answers=true") == 2
+    children = up.children()
+    up.process.send_signal(signal.SIGINT)
+    assert up.finish(40) == 0
+    assert up.output.rindex("rag has drained") < up.output.index("postgres │ ● stopping")
+    assert gone(children)()
+
+
+def test_supervisor_that_is_killed_takes_the_database_with_it_and_the_next_one_recovers_it(
+    run: Run, tmp_path: Path
+) -> None:
+    programs_folder()
+    port, metrics, _ = free_ports(3)
+    rag = {"PROCESSES": "1", "PORT": str(port), "METRICS_PORT": str(metrics)}
+    where = ports(
+        **{f"QINGYU_RAG__{name}": value for name, value in rag.items()}, QINGYU_DATA_DIR=str(tmp_path / "kept")
+    )
+    for _ in range(2):
+        up = run("up", **where)
+        eventually_sync(up.says("Stop      Ctrl-C"), timeout=50)
+        children = up.children()
+        up.process.kill()
+        eventually_sync(gone(children), timeout=20)
+
+
+def test_port_of_the_database_that_is_taken_is_named_with_its_setting(run: Run) -> None:
+    port = free_port()
+    with hold("127.0.0.1", port):
+        up = run("up", **ports(QINGYU_RAG__PROCESSES="1", QINGYU_RAG__PORT=str(port), QINGYU_RAG__METRICS_PORT="0"))
+        assert up.finish() == 2
+    assert f"port {port} is taken: set QINGYU_RAG__PORT to a free one" in up.output
