@@ -22,6 +22,9 @@ from .models import ChatModel as ChatModel
 from .models import Endpoint as Endpoint
 from .models import Llm as Llm
 from .models import Offline as Offline
+from .retrieval import Embedding as Embedding
+from .retrieval import Rag as Rag
+from .retrieval import Rerank as Rerank
 from .sections import KIB as KIB
 from .sections import MIB as MIB
 from .sections import Agent as Agent
@@ -32,7 +35,6 @@ from .sections import Log as Log
 from .sections import McpServer as McpServer
 from .sections import Nats as Nats
 from .sections import Port as Port
-from .sections import Rag as Rag
 from .sections import Seconds as Seconds
 from .sections import Tool as Tool
 from .sections import Worker as Worker

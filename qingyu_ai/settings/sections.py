@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -225,50 +225,3 @@ class Agent(Worker):
     metrics_port: Port = 9664
     agents_dir: Path | None = None
     """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""
-
-
-class Rag(Worker):
-    """The retrieval worker and its database (docs/rag-store.md)."""
-
-    processes: Annotated[int, Field(ge=0, le=64)] = 0
-    metrics_port: Port = 9864
-    dsn: SecretStr = SecretStr("")
-    """The database, as the worker's own role: postgresql://qingyu_rag:…@host/db. Empty: `up` starts one on this machine."""
-    owner_dsn: SecretStr = SecretStr("")
-    """The same database as the role that owns the tables. Only `python -m services.rag.migrate` needs it, never a worker."""
-    host: Annotated[str, Field(pattern=r"^(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|::1)$")] = "127.0.0.1"
-    """Where the database that `up` starts listens: on this machine only."""
-    port: Port = 5433
-    connections: Annotated[int, Field(ge=2, le=100)] = 8
-    """To the database, of one process."""
-    connect_seconds: Seconds = 5.0
-    """Until there is a connection."""
-    longest_query_seconds: Seconds = 60.0
-    """For one statement; never longer than what the caller has left."""
-    document_characters: Annotated[int, Field(ge=1)] = 1_000_000
-    """Of one document."""
-    document_pieces: Annotated[int, Field(ge=1, le=100_000)] = 10_000
-    """Of one document."""
-    metadata_bytes: Annotated[int, Field(ge=1)] = 64 * KIB
-    """Of one document's metadata, keys and values."""
-    piece_characters: Annotated[int, Field(ge=50, le=8000)] = 400
-    """How long the pieces of a document are to be."""
-    overlap_characters: Annotated[int, Field(ge=0)] = 60
-    """What a piece repeats of the one before."""
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Results of a search that does not say how many it wants."""
-    candidates: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Pieces that are ranked, by words and by meaning each; `total_count` counts at most these."""
-    candidate_postings: Annotated[int, Field(ge=100)] = 4000
-    """Occurrences of a query's rarest words that are looked at; what has only the commoner ones is not looked for."""
-    embedding: str = ""
-    """The alias in `llm.models` of the model that makes vectors; empty: the one that is always there, which knows words only."""
-    embedding_dimension: Annotated[int, Field(ge=1, le=16_000)] = 512
-    rerank: str = ""
-    """The alias in `llm.models` of the model that reranks; empty: none."""
-
-    @model_validator(mode="after")
-    def _pieces_go_on(self) -> Rag:
-        if self.overlap_characters * 2 > self.piece_characters:
-            raise ValueError("overlap_characters must be at most half of piece_characters")
-        return self

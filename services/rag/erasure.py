@@ -20,7 +20,7 @@ from qingyu_ai.settings import Settings, SettingsError, load
 
 from .database import Connection, Database, addresses
 
-TABLES = ("vectors", "postings", "pieces", "documents", "submissions", "tenants")
+TABLES = ("vectors", "postings", "pieces", "names", "documents", "submissions", "tenants")
 """In the order in which they are emptied."""
 
 SECONDS = 600.0

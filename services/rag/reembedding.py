@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
@@ -18,6 +17,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Fault
 
 from .database import Connection, Database
+from .embedding import Vectors
 from .store import Store
 from .stored import Model, Vector, unit
 
@@ -34,16 +34,6 @@ EVERY_SECONDS = 10.0
 
 USERS = 16
 """That are looked at in a row before looking anew."""
-
-
-class Embedder(Protocol):
-    """Whoever makes vectors."""
-
-    @property
-    def model(self) -> Model: ...
-
-    async def embed(self, texts: Sequence[str], deadline: Deadline) -> Sequence[Vector]:
-        """float[len(texts), model.dimension]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class Reembedding:
         embedder: of the model that everything is to have.
     """
 
-    def __init__(self, database: Database, store: Store, embedder: Embedder) -> None:
+    def __init__(self, database: Database, store: Store, embedder: Vectors) -> None:
         self._database = database
         self._store = store
         self._embedder = embedder

@@ -6,8 +6,7 @@ one added that Lucene has, so that it is never negative) with numbers of the sea
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,11 +19,9 @@ from qingyu_ai.settings import Rag
 
 from .database import Connection, Database
 from .faults import check_pairs, check_text, refuse
+from .ranking import K1, B, Statistics, bm25
 from .store import LONGEST_ID, serving
 from .stored import LONGEST_TERM, Model, PieceKey, Vector, unit
-
-K1, B = 1.2, 0.75
-"""The usual parameters of BM25: how soon repeats stop to count, and how much a long piece is held against it."""
 
 MOST_TERMS = 64
 """Of a query's terms, the rarest that count in the final ranking of candidates."""
@@ -73,19 +70,9 @@ class Scope:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What ranking must know of the searched scope."""
-
-    pieces: int
-    mean_terms: float
-    frequencies: Mapping[str, int]
-    """Of each term of the query that is there: in how many pieces."""
-
-    def idf(self, term: str) -> float:
-        """How much a term tells."""
-        n = self.frequencies.get(term, 0)
-        return math.log(1 + (self.pieces - n + 0.5) / (n + 0.5))
+def by_rarity(statistics: Statistics) -> list[str]:
+    """The terms of the query that are there, the rarest first: those that count, if there are too many."""
+    return sorted(statistics.df, key=lambda term: (statistics.df[term], term))[:MOST_TERMS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +166,13 @@ class View:
         ranked by all terms.
         """
         statistics = await self.statistics(terms)
-        by_rarity = sorted(statistics.frequencies, key=lambda term: (statistics.frequencies[term], term))
-        if not by_rarity or limit < 1:
+        rarest = by_rarity(statistics)
+        if not rarest or limit < 1:
             return ByWords([], 0, statistics)
-        upto = accumulate(statistics.frequencies[term] for term in by_rarity)
-        rare = [
-            term for n, (term, sum_) in enumerate(zip(by_rarity, upto, strict=True)) if not n or sum_ <= self._budget
-        ]
+        upto = accumulate(statistics.df[term] for term in rarest)
+        rare = [term for n, (term, sum_) in enumerate(zip(rarest, upto, strict=True)) if not n or sum_ <= self._budget]
         keys, total = await self._best(rare, statistics, limit)
-        return ByWords(await self._ranked(keys, by_rarity[:MOST_TERMS], statistics), total, statistics)
+        return ByWords(await self._ranked(keys, rarest, statistics), total, statistics)
 
     async def by_vector(self, model: Model, vector: Vector, limit: int) -> list[Near]:
         """Find the pieces whose vectors are nearest, the nearest first, by looking at all of the scope: nothing is missed."""
@@ -211,6 +196,18 @@ class View:
         found = {PieceKey(row[0], row[1]): row[2:] for row in await self._rows(query, facts)}
         return [Shown(key, *found[key]) for key in keys if key in found]
 
+    async def sizes(self, documents: Collection[int]) -> dict[int, int]:
+        """How many pieces each of these documents has."""
+        query = "SELECT d.document, d.pieces FROM rag.documents d WHERE d.user_id = %(user)s AND d.document = ANY(%(documents)s)"
+        return dict(await self._rows(query, {"documents": list(documents)}))
+
+    async def held(self, keys: Sequence[PieceKey], terms: Sequence[str]) -> dict[PieceKey, dict[str, int]]:
+        """How often each of these pieces has each of these terms."""
+        times: dict[PieceKey, dict[str, int]] = {key: {} for key in keys}
+        for document, piece, term, n, _ in await self._occurrences(keys, terms):
+            times[PieceKey(document, piece)][term] = n
+        return times
+
     async def statistics(self, terms: Sequence[str]) -> Statistics:
         """Count what ranking must know of the searched scope, for these terms."""
         wanted = list(dict.fromkeys(term[:LONGEST_TERM] for term in terms if term))
@@ -220,8 +217,8 @@ class View:
         counts = f"""
             {scope} SELECT p.term, count(*) FROM rag.postings p {joined}
             WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s) GROUP BY p.term"""
-        frequencies = dict(await self._rows(counts, {"terms": wanted})) if pieces and wanted else {}
-        return Statistics(int(pieces or 0), float(length or 0) / float(pieces or 1), frequencies)
+        df = dict(await self._rows(counts, {"terms": wanted})) if pieces and wanted else {}
+        return Statistics(int(pieces or 0), float(length or 0) / float(pieces or 1), df)
 
     async def _best(self, terms: Sequence[str], statistics: Statistics, limit: int) -> tuple[list[PieceKey], int]:
         scope, joined = self._within("p")
@@ -236,13 +233,13 @@ class View:
             "terms": list(terms),
             "idfs": [statistics.idf(term) for term in terms],
             "k": K1 * (1 - B),
-            "l": K1 * B / max(statistics.mean_terms, 1.0),
+            "l": K1 * B / max(statistics.mean_length, 1.0),
             "limit": limit,
         }
         rows = await self._rows(query, facts)
         return [PieceKey(row[0], row[1]) for row in rows], rows[0][2] if rows else 0
 
-    async def _ranked(self, keys: Sequence[PieceKey], terms: Sequence[str], statistics: Statistics) -> list[Worded]:
+    async def _occurrences(self, keys: Sequence[PieceKey], terms: Sequence[str]) -> list[Any]:
         query = """
             SELECT p.document, p.piece, p.term, p.times, p.terms
             FROM unnest(%(documents)s::bigint[], %(pieces)s::int[]) AS k (document, piece)
@@ -254,9 +251,12 @@ class View:
             "pieces": [key.piece for key in keys],
             "terms": list(terms),
         }
+        return await self._rows(query, facts) if keys and terms else []
+
+    async def _ranked(self, keys: Sequence[PieceKey], terms: Sequence[str], statistics: Statistics) -> list[Worded]:
         times: dict[PieceKey, dict[str, int]] = {key: {} for key in keys}
         lengths: dict[PieceKey, int] = {}
-        for document, piece, term, n, length in await self._rows(query, facts):
+        for document, piece, term, n, length in await self._occurrences(keys, terms):
             key = PieceKey(document, piece)
             times[key][term], lengths[key] = n, length
         found = [
@@ -278,14 +278,3 @@ class View:
     async def _rows(self, query: str, facts: Mapping[str, Any]) -> list[Any]:
         cursor = await self._connection.execute(query.encode(), {**self._facts, **facts})
         return await cursor.fetchall()
-
-
-def bm25(times: Mapping[str, int], terms: int, statistics: Statistics) -> float:
-    """Score a piece.
-
-    Args:
-        times: how often it has each term of the query.
-        terms: how many it has in all.
-    """
-    held_against = K1 * (1 - B + B * terms / max(statistics.mean_terms, 1.0))
-    return sum(statistics.idf(term) * n * (K1 + 1) / (n + held_against) for term, n in times.items())

@@ -20,6 +20,9 @@ from .database import Connection, Database
 from .faults import Collided, check_pairs, check_text, refuse
 from .stored import Document, Model, Piece, Vector, counted, read_vector, unit
 
+MOST_NAMES = 2000
+"""Of one dictionary."""
+
 LONGEST_ID = 512
 """Characters of an id or a content type. The edge takes fewer."""
 
@@ -42,6 +45,16 @@ class Removed:
     """Whether there was such a document."""
     superseded: bool = False
     """As in `Stored`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a user."""
+
+    serving: str | None = None
+    """The key of the model whose vectors are searched; None: the user has no documents yet."""
+    names: Sequence[str] = ()
+    """The dictionary of the project."""
 
 
 class Store:
@@ -73,10 +86,20 @@ class Store:
             ]
         )
 
-    async def serving(self, user: str, deadline: Deadline) -> str | None:
-        """The key of the model whose vectors are searched; None: the user has no documents yet."""
+    async def standing(self, user: str, project_id: str, deadline: Deadline) -> Standing:
+        """What must be known of a user before a text is taken apart or a query is asked.
+
+        Args:
+            project_id: whose dictionary; empty: that of all projects together.
+        """
+        query = """
+            SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
+                SELECT DISTINCT name FROM rag.names
+                WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT %(most)s)"""
+        facts = {"user": user, "project": project_id, "most": MOST_NAMES}
         async with self._database.tenant(user, deadline) as connection:
-            return await serving(connection, user)
+            row = await (await connection.execute(query, facts)).fetchone()
+        return Standing(row[0], tuple(row[1])) if row else Standing()
 
     async def known(
         self, user: str, model: Model, hashes: Sequence[bytes], deadline: Deadline
@@ -223,7 +246,7 @@ async def _remove(connection: Connection, user: str, document_id: str) -> None:
     row = await (await connection.execute(query, (user, document_id))).fetchone()
     if row is None:
         return
-    for table in ("postings", "documents"):  # pieces and vectors go with the document
+    for table in ("postings", "documents"):  # names, pieces and vectors go with the document
         await connection.execute(
             f"DELETE FROM rag.{table} WHERE user_id = %s AND document = %s",
             (user, row[0]),
@@ -280,6 +303,11 @@ async def _insert(connection: Connection, user: str, document: Document, rows: _
     made = await connection.execute(query, (*facts, len(rows.pieces["numbers"]), rows.terms))
     row = await made.fetchone()
     common = {"user": user, "document": row[0] if row else 0}
+    await connection.execute(
+        "INSERT INTO rag.names (user_id, project_id, name, document) "
+        "SELECT %(user)s, %(project)s, unnest(%(names)s::text[]), %(document)s",
+        {**common, "project": document.project_id, "names": list(dict.fromkeys(document.names))},
+    )
     await connection.execute(
         """
         INSERT INTO rag.pieces (user_id, document, piece, "start", "end", content, terms, hash)

@@ -64,6 +64,8 @@ class Document:
     project_id: str = ""
     content_type: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    """What it brings into the dictionary of its project."""
 
 
 def hash_of(text: str) -> bytes:

@@ -62,7 +62,7 @@ async def test_every_users_vectors_are_made_anew_and_the_old_ones_go(
         await put(store, user, "d", f"{user}的灯。{user}的雨。", at(1))
     assert await reembedding.round() == 3
     assert await models(address) == {("u", OTHER.key), ("v", OTHER.key), ("w", OTHER.key)}
-    assert await store.serving("u", soon()) == OTHER.key
+    assert (await store.standing("u", "", soon())).serving == OTHER.key
     assert await texts(reader, "u", OTHER) == ["u的灯。", "u的雨。"]
     assert await reembedding.round() == 0
 
@@ -74,11 +74,11 @@ async def test_search_goes_on_with_the_old_vectors_until_all_new_ones_are_there(
     embedder.may_go.clear()
     running = asyncio.create_task(reembedding.round())
     await eventually(lambda: embedder.asked)
-    assert await store.serving("u", soon()) == MODEL.key
+    assert (await store.standing("u", "", soon())).serving == MODEL.key
     assert await texts(reader, "u") == ["灯。", "雨。"]
     embedder.may_go.set()
     assert await running == 1
-    assert await store.serving("u", soon()) == OTHER.key
+    assert (await store.standing("u", "", soon())).serving == OTHER.key
 
 
 async def test_documents_that_come_and_go_meanwhile_are_neither_lost_nor_in_the_way(
@@ -138,7 +138,7 @@ async def test_worker_that_was_lost_or_failed_is_followed_by_another_that_goes_o
     failing.broken = True
     with pytest.raises(DatabaseDown):
         await Reembedding(database, store, failing).round()
-    assert await store.serving("u", soon()) == MODEL.key
+    assert (await store.standing("u", "", soon())).serving == MODEL.key
     with psycopg.connect(address.owner) as connection:
         connection.execute("UPDATE rag.tenants SET embedding_until = NULL")
     assert await Reembedding(database, store, Counting()).round() == 1

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from qingyu_ai.settings import Rag
-from services.rag.searching import K1, B, Reader, Scope
+from services.rag.ranking import K1, B
+from services.rag.searching import Reader, Scope
 from services.rag.store import Store
 from tests.rag.texts import MODEL, at, found, pieces, put, soon, terms, vector
 
@@ -59,7 +60,7 @@ async def test_numbers_of_the_ranking_are_those_of_the_scope(reader: Reader) -> 
     async with reader.view("u", Scope(project_id="p1"), soon()) as view:
         ranked = await view.by_words(terms("灯的三种写法"), 50)
     assert ranked.statistics.pieces == len(pieces(STORY)) + 1
-    assert ranked.statistics.frequencies["灯的"] == 1
+    assert ranked.statistics.df["灯的"] == 1
     assert ranked.pieces[0].times == Counter(terms("灯的三种写法"))
     assert ranked.pieces[0].terms == len(terms("灯的三种写法"))
 

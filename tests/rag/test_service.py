@@ -22,10 +22,11 @@ from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Rag, Settings, SettingsError
 from services.rag import opening
 from services.rag.database import Database, addresses
+from services.rag.finding import ModelGone
 from services.rag.opening import open_database
 from services.rag.reembedding import Reembedding
 from services.rag.searching import Reader
-from services.rag.service import ModelGone, RagService
+from services.rag.service import RagService
 from services.rag.store import Store
 from tests.bridge.conftest import Bridge, open_bridge
 from tests.bus.conftest import FAST, clean

@@ -42,6 +42,17 @@ CREATE TABLE rag.documents (
 );
 CREATE INDEX documents_by_project ON rag.documents (user_id, project_id);
 
+-- The names that documents bring into the dictionary of their project; they go with the document.
+CREATE TABLE rag.names (
+    user_id text COLLATE "C" NOT NULL,
+    project_id text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    document bigint NOT NULL,
+    PRIMARY KEY (user_id, project_id, name, document),
+    FOREIGN KEY (user_id, document) REFERENCES rag.documents ON DELETE CASCADE
+);
+CREATE INDEX names_by_document ON rag.names (user_id, document);
+
 CREATE TABLE rag.pieces (
     user_id text COLLATE "C" NOT NULL,
     document bigint NOT NULL,
@@ -86,10 +97,12 @@ ALTER TABLE rag.vectors ALTER COLUMN embedding SET STORAGE PLAIN; -- read whole 
 ALTER TABLE rag.submissions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.documents ENABLE ROW LEVEL SECURITY;
+ALTER TABLE rag.names ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.pieces ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.postings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.vectors ENABLE ROW LEVEL SECURITY;
 ALTER TABLE rag.documents FORCE ROW LEVEL SECURITY;
+ALTER TABLE rag.names FORCE ROW LEVEL SECURITY;
 ALTER TABLE rag.pieces FORCE ROW LEVEL SECURITY;
 ALTER TABLE rag.postings FORCE ROW LEVEL SECURITY;
 ALTER TABLE rag.vectors FORCE ROW LEVEL SECURITY;
@@ -97,6 +110,7 @@ ALTER TABLE rag.vectors FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON rag.submissions USING (user_id = current_setting('rag.user', true));
 CREATE POLICY own ON rag.tenants USING (user_id = current_setting('rag.user', true));
 CREATE POLICY own ON rag.documents USING (user_id = current_setting('rag.user', true));
+CREATE POLICY own ON rag.names USING (user_id = current_setting('rag.user', true));
 CREATE POLICY own ON rag.pieces USING (user_id = current_setting('rag.user', true));
 CREATE POLICY own ON rag.postings USING (user_id = current_setting('rag.user', true));
 CREATE POLICY own ON rag.vectors USING (user_id = current_setting('rag.user', true));
@@ -123,5 +137,5 @@ END $$;
 GRANT USAGE ON SCHEMA rag TO qingyu_rag_worker;
 GRANT SELECT ON rag.migrations TO qingyu_rag_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON rag.submissions, rag.tenants, rag.documents, rag.pieces, rag.postings, rag.vectors TO qingyu_rag_worker;
+    ON rag.submissions, rag.tenants, rag.documents, rag.names, rag.pieces, rag.postings, rag.vectors TO qingyu_rag_worker;
 GRANT EXECUTE ON FUNCTION rag.tenants_to_embed, rag.forget_tombstones TO qingyu_rag_worker;
