@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.rag.rerank import SPAN, nearness, rerank
@@ -39,6 +39,7 @@ def test_of_equal_scores_the_nearer_text_is_first_and_a_score_still_counts() -> 
 
 
 @given(st.text(alphabet="沈砚铜钱灯。", max_size=200), st.integers(0, 100))
+@settings(deadline=None)
 def test_nearness_is_what_a_look_at_every_span_finds(text: str, span: int) -> None:
     def held(at: int) -> float:
         return sum(w for term, w in WEIGHTS.items() if any(text.startswith(term, i) for i in range(at, at + span + 1)))
