@@ -34,7 +34,21 @@ BM25 = """
     SELECT document, piece, sum(idf * times / (times + 0.3::float8 + 0.9::float8 * terms / mean)) AS score, count(*) OVER ()
     FROM hits JOIN weights USING (term), size GROUP BY 1, 2 ORDER BY score DESC LIMIT 50"""
 
+RAREST = """
+    WITH size AS MATERIALIZED (SELECT sum(pieces)::float8 AS n, sum(terms)::float8 / sum(pieces) AS mean FROM rag.documents
+        WHERE user_id = %(user)s),
+    counts AS MATERIALIZED (SELECT term, count(*)::float8 AS c FROM rag.postings
+        WHERE user_id = %(user)s AND term = ANY(%(terms)s) GROUP BY term),
+    weights AS MATERIALIZED (SELECT term, ln(1 + (n - c + 0.5::float8) / (c + 0.5::float8)) * 2.2::float8 AS idf, mean,
+        sum(c) OVER (ORDER BY c, term) AS upto FROM counts, size),
+    rare AS MATERIALIZED (SELECT * FROM weights WHERE upto <= 4000 OR upto = (SELECT min(upto) FROM weights))
+    SELECT document, piece, sum(idf * times / (times + 0.3::float8 + 0.9::float8 * terms / mean)) AS score, count(*) OVER ()
+    FROM rag.postings p JOIN rare USING (term) WHERE user_id = %(user)s AND p.term = ANY(ARRAY(SELECT term FROM rare))
+    GROUP BY 1, 2 ORDER BY score DESC LIMIT 50"""
+"""The store's way, in one statement so that it can be compared."""
+
 QUERIES = {
+    "postings, rarest terms first": RAREST,
     "postings, all terms, one statement": BM25.format(
         hits="SELECT term, document, piece, times, terms FROM rag.postings WHERE user_id = %(user)s AND term = ANY(%(terms)s)"
     ),
