@@ -17,6 +17,9 @@ from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
+PORTS = 5
+"""That are tried: other runs of the tests on this machine choose theirs in the same way."""
+
 
 class PostgresProcess:
     """One server."""
@@ -27,10 +30,20 @@ class PostgresProcess:
         self.port = free_port()
         self._programs = programs_folder()
         self._log = Path(self._dir.name) / "postgres.log"
+        self._started = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it lets clients in."""
+        """Start it and wait until it lets clients in; the first time at another port, if somebody else was faster."""
+        for _ in range(PORTS):
+            if self._begin():
+                return
+            if self._started or "Address already in use" not in self._log.read_text():
+                break
+            self.port = free_port()
+        raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()}")
+
+    def _begin(self) -> bool:
         program = postgres.server(self._programs, self.folder, HOST, self.port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(program.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -38,9 +51,10 @@ class PostgresProcess:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             if subprocess.run(ready).returncode == 0:
-                return
+                self._started = True
+                return True
             time.sleep(0.02)
-        raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()}")
+        return False
 
     def password(self, role: str) -> str:
         """Of `postgres` or `worker`."""

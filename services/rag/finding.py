@@ -113,6 +113,7 @@ class Finder:
             ModelGone, UpstreamFault, EmbeddingMisfit: there is no vector of the query, and it is not to be found by words.
             DatabaseDown, Expired, Collided: see `faults`.
         """
+        query.scope.check(self._own)
         notes: list[str] = []
         candidates = await self._candidates(user, query, deadline, notes)
         if candidates is None:

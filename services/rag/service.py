@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import common_pb2 as common
@@ -25,19 +25,33 @@ LONGEST_QUERY = 10_000
 """Characters; as the edge has it."""
 
 
+TakeApart = Callable[[str, Sequence[str], Rag], list[Piece]]
+"""A text, the names that it may hold, and the settings to pieces with their terms."""
+
+
 class RagService:
     """Answers the three rows.
 
     Args:
         embedders: by `Model.key`: the one that everything is to have (`target`), and those that users' vectors may still be of.
+        take_apart: another way than `taken_apart`.
     """
 
-    def __init__(self, store: Store, finder: Finder, embedders: Mapping[str, Vectors], target: Model, own: Rag) -> None:
+    def __init__(
+        self,
+        store: Store,
+        finder: Finder,
+        embedders: Mapping[str, Vectors],
+        target: Model,
+        own: Rag,
+        take_apart: TakeApart | None = None,
+    ) -> None:
         self._store = store
         self._finder = finder
         self._embedders = embedders
         self._target = target
         self._own = own
+        self._take_apart = take_apart or taken_apart
 
     async def index(self, call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
         """Store a document."""
@@ -48,7 +62,7 @@ class RagService:
         standing = await self._store.standing(call.user, project, call.deadline)
         names = tuple(dict.fromkeys((*document.names, *standing.names)))[:MOST_NAMES]
         # A large text takes seconds to split; the loop must go on turning.
-        pieces = await asyncio.to_thread(taken_apart, request.content, names, self._own)
+        pieces = await asyncio.to_thread(self._take_apart, request.content, names, self._own)
         wanted = dict.fromkeys((self._target.key, standing.serving or self._target.key))
         vectors = {
             self._embedders[key].model: await self._vectors(call, self._embedders[key], pieces)

@@ -12,7 +12,7 @@ from services.rag.searching import Reader
 from services.rag.service import RagService
 from services.rag.store import Store
 from services.rag.stored import Model, Vector
-from tests.rag.texts import MODEL, vector
+from tests.rag.texts import MODEL, pieces, vector
 
 
 class Counts:
@@ -38,4 +38,4 @@ def service(database: Database, *embedders: Counts, own: Rag | None = None) -> R
     by_key = {one.model.key: one for one in made}
     store = Store(database, own)
     finder = Finder(store, Reader(database, own), by_key, own)
-    return RagService(store, finder, by_key, made[0].model, own)
+    return RagService(store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text))

@@ -16,16 +16,16 @@ from services.rag.searching import Reader
 from services.rag.store import Store
 from services.rag.stored import Model, Vector
 from tests.rag.conftest import Address
+from tests.rag.parts import Counts
 from tests.rag.texts import MODEL, OTHER, at, put, soon, texts, vector
 from tests.waiting import eventually
 
 
-class Counting:
-    """Makes the tests' vectors, counts what it is asked, and may stop in the middle."""
+class Counting(Counts):
+    """Counts what it is asked, and may stop in the middle."""
 
     def __init__(self, model: Model = OTHER) -> None:
-        self.model = model
-        self.asked: list[str] = []
+        super().__init__(model)
         self.broken = False
         self.may_go = asyncio.Event()
         self.may_go.set()

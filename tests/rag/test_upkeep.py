@@ -33,7 +33,7 @@ async def test_worker_makes_new_vectors_and_forgets_old_tombstones_by_itself(
     async def done() -> bool:
         async with await psycopg.AsyncConnection.connect(address.owner) as connection:
             rows = await (await connection.execute("SELECT document_id FROM rag.submissions ORDER BY 1")).fetchall()
-        return rows == [("d",), ("young",)] and await store.serving("u", soon()) == OTHER.key
+        return rows == [("d",), ("young",)] and (await store.standing("u", "", soon())).serving == OTHER.key
 
     await eventually(done)
     assert not keeping.done()
