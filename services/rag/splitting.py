@@ -137,14 +137,13 @@ def _first(kind: Sequence[int], low: int, high: int) -> int:
 
 
 def _cut(borders: _Borders, start: int, end: int, target: int, overlap: int) -> Iterator[tuple[int, int]]:
-    low = start
     while end - start > target:
-        # What follows must begin behind this start, and end behind this end.
-        at = _end(borders, start, max(low, start + overlap), target)
+        # Behind `start + overlap`, so that the next piece begins behind this start and ends behind this end.
+        at = _end(borders, start, start + overlap, target)
         if at >= end:
             break
         yield start, at
-        low, start = at, _start(borders, at, overlap)
+        start = _start(borders, at, overlap)
     yield start, end
 
 

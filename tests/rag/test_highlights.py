@@ -41,6 +41,10 @@ def test_a_single_character_is_marked_only_where_nothing_longer_matches() -> Non
     assert "⟦灯⟧" not in "".join(found(TEXT, "青铜小灯"))
 
 
+def test_a_highlight_begins_and_ends_with_ink() -> None:
+    assert found("雨停了。\u3000 铜钱在 \n", "铜钱") == ["⟦铜钱⟧在"]
+
+
 def test_nothing_matches_nothing_is_shown() -> None:
     assert found(TEXT, "飞鸟") == found("", "灯") == highlights(TEXT, {}) == []
 
