@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,11 +14,10 @@ import psycopg
 import pytest
 
 from qingyu_ai import routes
-from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Invalid
 from qingyu_ai.bus.handler import Call
-from qingyu_ai.bus.worker import Worker
+from qingyu_ai.cli.programs import as_environment
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Rag, Settings, SettingsError
 from services.rag import opening
@@ -52,27 +52,22 @@ def chapter(content: str) -> rag.IndexRequest:
 
 @pytest.fixture
 async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridge]:
-    """A bridge with two retrieval workers, each with a pool of its own on the same database."""
+    """A bridge, and two retrieval workers as processes of their own on the same database."""
     nats = {"url": ",".join(nats_process.servers)}
     settings = Settings.model_validate({"bus": FAST, "bridge": {"port": 0}, "nats": nats})
     await clean(nats_process, FAST)
-    pools = [Database(address.worker, Rag()) for _ in range(2)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("QINGYU_")}
+    rag_ = {"dsn": address.worker, "metrics_port": 0}
+    env |= as_environment({"bus": FAST.model_dump(exclude_defaults=True), "rag": rag_}) | {"NATS_URL": nats["url"]}
+    workers = [
+        await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.rag.rag_worker", env=env) for _ in "12"
+    ]
     async with open_bridge(settings) as opened:
-        for pool in pools:
-            await pool.open()
-            bus = await NatsBus.open(settings.nats.servers, "rag", on_closed=lambda: None)
-            worker = Worker(bus, "rag", FAST, slots=16)
-            serving = service(pool)
-            worker.rpc(routes.SEARCH, serving.search)
-            worker.job(routes.INDEX_DOCUMENT, serving.index)
-            worker.job(routes.DELETE_DOCUMENT, serving.delete)
-            await worker.start()
-            opened.workers.append((worker, bus))
-        await eventually(lambda: len(list(opened.presence.workers())) == 2)
+        await eventually(lambda: len(list(opened.presence.workers())) == 2, timeout=30)
         yield opened
-        await opened.leave()
-    for pool in pools:
-        await pool.close()
+    for worker in workers:
+        worker.terminate()
+    assert [await worker.wait() for worker in workers] == [0, 0]
 
 
 async def test_two_workers_on_one_database_index_search_replace_and_delete(bridge: Bridge) -> None:
