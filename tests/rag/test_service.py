@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -13,11 +15,10 @@ import psycopg
 import pytest
 
 from qingyu_ai import routes
-from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Invalid
 from qingyu_ai.bus.handler import Call
-from qingyu_ai.bus.worker import Worker
+from qingyu_ai.cli.programs import as_environment
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Rag, Settings, SettingsError
 from services.rag import opening
@@ -51,29 +52,56 @@ def chapter(content: str) -> rag.IndexRequest:
     )
 
 
+@dataclass
+class Served:
+    """A bridge and its retrieval workers."""
+
+    bridge: Bridge
+    workers: list[asyncio.subprocess.Process]
+
+
 @pytest.fixture
-async def bridge(nats_process: AnyNats, address: Address) -> AsyncIterator[Bridge]:
-    """A bridge with two retrieval workers, each with a pool of its own on the same database."""
+async def system(nats_process: AnyNats, address: Address) -> AsyncIterator[Served]:
+    """A bridge, and two retrieval workers as processes of their own on the same database."""
     nats = {"url": ",".join(nats_process.servers)}
     settings = Settings.model_validate({"bus": FAST, "bridge": {"port": 0}, "nats": nats})
     await clean(nats_process, FAST)
-    pools = [Database(address.worker, Rag()) for _ in range(2)]
-    async with open_bridge(settings) as opened:
-        for pool in pools:
-            await pool.open()
-            bus = await NatsBus.open(settings.nats.servers, "rag", on_closed=lambda: None)
-            worker = Worker(bus, "rag", FAST, slots=16)
-            serving = service(pool)
-            worker.rpc(routes.SEARCH, serving.search)
-            worker.job(routes.INDEX_DOCUMENT, serving.index)
-            worker.job(routes.DELETE_DOCUMENT, serving.delete)
-            await worker.start()
-            opened.workers.append((worker, bus))
-        await eventually(lambda: len(list(opened.presence.workers())) == 2)
-        yield opened
-        await opened.leave()
-    for pool in pools:
-        await pool.close()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("QINGYU_")}
+    rag_ = {"dsn": address.worker, "metrics_port": 0}
+    env |= as_environment({"bus": FAST.model_dump(exclude_defaults=True), "rag": rag_}) | {"NATS_URL": nats["url"]}
+    workers = [
+        await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.rag.rag_worker", env=env) for _ in "12"
+    ]
+    try:
+        async with open_bridge(settings) as opened:
+            await eventually(lambda: len(list(opened.presence.workers())) == 2, timeout=30)
+            yield Served(opened, workers)
+    finally:
+        running = [worker for worker in workers if worker.returncode is None]
+        for worker in running:
+            worker.terminate()
+        statuses = [await worker.wait() for worker in running]
+    assert set(statuses) == {0}
+
+
+@pytest.fixture
+def bridge(system: Served) -> Bridge:
+    return system.bridge
+
+
+async def test_documents_are_whole_when_a_worker_is_killed_while_it_stores_them(system: Served) -> None:
+    index, search = system.bridge.unary(routes.INDEX_DOCUMENT), system.bridge.unary(routes.SEARCH)
+    text = "".join(f"第{n}句话各不相同。" for n in range(50))
+    requests = [rag.IndexRequest(document_id=f"d{n:02}", user_id="u", content=text) for n in range(40)]
+    calls = [asyncio.ensure_future(index(request, timeout=40)) for request in requests]
+    await eventually(lambda: sum(call.done() for call in calls) >= 5)
+    system.workers[0].kill()
+    await system.workers[0].wait()
+    answers = await asyncio.gather(*calls)
+    assert {(answer.success, answer.chunks_count) for answer in answers} == {(True, 50)}
+    found = await search(rag.SearchRequest(query="第7句话各不相同", user_id="u", top_k=100), timeout=10)
+    best = {one.document_id for one in found.results if one.content == "第7句话各不相同。"}
+    assert best == {request.document_id for request in requests}
 
 
 async def test_two_workers_on_one_database_index_search_replace_and_delete(bridge: Bridge) -> None:
