@@ -55,6 +55,7 @@ class Query:
     scope: Scope
     hybrid: bool = False
     rerank: bool = False
+    min_score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,14 @@ class Finder:
         keys = candidates.keys
         if query.rerank and keys:
             keys = await self._reranked(query.text, candidates, deadline, notes)
-        scores = descending(
-            [relevance(candidates.covered.get(key, 0.0), candidates.similar.get(key, 0.0)) for key in keys]
-        )
-        pieces = [
-            (candidates.shown[key], score) for key, score in zip(keys, scores, strict=True) if key in candidates.shown
+        scored = [
+            (key, relevance(candidates.covered.get(key, 0.0), candidates.similar.get(key, 0.0)))
+            for key in keys
+            if key in candidates.shown
         ]
+        good = [(key, score) for key, score in scored if score >= query.min_score]
+        scores = descending([score for _, score in good])
+        pieces = [(candidates.shown[key], score) for (key, _), score in zip(good, scores, strict=True)]
         return Found(pieces, candidates.weights, notes)
 
     async def _candidates(self, user: str, query: Query, deadline: Deadline, notes: list[str]) -> _Candidates | None:

@@ -47,7 +47,7 @@ class RagService:
         take_apart: TakeApart | None = None,
     ) -> None:
         self._store = store
-        self._finder = finder
+        self.finder = finder
         self._embedders = embedders
         self._target = target
         self._own = own
@@ -92,12 +92,11 @@ class RagService:
         refuse(check_text("query", request.query, LONGEST_QUERY))
         options = request.options
         scope = Scope(request.project_id or call.project, tuple(request.content_types), dict(options.filters))
-        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank)
-        found = await self._finder.find(call.user, query, call.deadline)
-        good = [(piece, score) for piece, score in found.pieces if score >= options.min_score]
+        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score)
+        found = await self.finder.find(call.user, query, call.deadline)
         return rag.SearchResponse(
-            results=[_result(piece, score, found) for piece, score in good[: request.top_k or self._own.top_k]],
-            total_count=len(good),
+            results=[_result(piece, score, found) for piece, score in found.pieces[: request.top_k or self._own.top_k]],
+            total_count=len(found.pieces),
             duration_ms=int((time.monotonic() - began) * 1000),
             status=common.Status(code=0, message="; ".join(found.notes) or "ok"),
         )

@@ -111,14 +111,14 @@ def _inside_characters(text: str) -> frozenset[int]:
     inside: set[int] = set()
     at = 0
     for line in text.split("\n"):  # nothing joins across a line's end but \r\n
-        if line.endswith("\r"):
-            line = line[:-1]
-            inside.add(at + len(line) + 1)
-            at += 1
-        for one in graphemes(line):
+        bare = line.removesuffix("\r")
+        for one in graphemes(bare):
             if len(one) > 1:
                 inside.update(at + i for i in range(1, len(one)) if i % LONGEST_CHARACTER)
             at += len(one)
+        if line != bare:
+            at += 1
+            inside.add(at)
         at += 1
     inside.discard(len(text))
     return frozenset(inside)

@@ -38,6 +38,7 @@ KINDS = {
     "postings",
     "pieces",
     "documents",
+    "names",
     "submissions",
     "tenants",
     "jobs",
@@ -63,7 +64,7 @@ async def bus(nats_process: AnyNats, bus_settings: BusSettings) -> AsyncIterator
 
 async def leave_traces(bus: NatsBus, store: Store, settings: BusSettings, user: str) -> None:
     """What a user leaves who chats, indexes, deletes, and has a job put aside and one that waits."""
-    await put(store, user, "kept", "灯灭了。雨停了。", at(1))
+    await put(store, user, "kept", "灯灭了。雨停了。", at(1), names=("沈砚",))
     await put(store, user, "gone", "灯。", at(2))
     await store.delete(user, "gone", at(3), soon())
     call = subjects.call_id(user, "IndexDocument", "r1")

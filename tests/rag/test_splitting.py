@@ -36,6 +36,7 @@ def longest(pieces: list[Piece]) -> int:
 @given(TEXTS, SIZES)
 @settings(max_examples=250, deadline=None)
 @example("\r\n\r\n\r\n", (1, 0))
+@example("👩🏽\u200d🚒\r\n", (1, 0))
 @example("“" * 30 + "”" * 30, (10, 5))
 @example("a" + "\u0301" * 100, (8, 4))
 @example("他说了。“" + "字" * 18 + "”。后来他走了", (20, 10))
@@ -57,6 +58,7 @@ def test_pieces_cover_the_text_and_point_into_it(text: str, sizes: tuple[int, in
 @given(TEXTS, SIZES)
 @settings(max_examples=250, deadline=None)
 @example("\r\n\r\n\r\n", (1, 0))
+@example("👩🏽\u200d🚒\r\n", (1, 0))
 def test_no_character_is_cut_unless_it_is_longer_than_any_language_writes(text: str, sizes: tuple[int, int]) -> None:
     borders = {0}
     at = 0

@@ -60,9 +60,10 @@ async def put(
     metadata: dict[str, str] | None = None,
     models: Sequence[Model] = (MODEL,),
     target: Model = MODEL,
+    names: Sequence[str] = (),
 ) -> Stored:
     """Store a document."""
-    document = Document(document_id, project, kind, metadata or {})
+    document = Document(document_id, project, kind, metadata or {}, names)
     split = pieces(text)
     vectors = {model: [vector(piece.text, model) for piece in split] for model in models}
     return await store.put(user, document, split, vectors, target, order, soon())
