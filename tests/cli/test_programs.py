@@ -113,7 +113,16 @@ def test_children_connect_to_an_address_that_can_be_reached(host: str, url: str)
 def test_a_retrieval_worker_without_a_database_of_its_own_gets_one_that_starts_before_it_and_stops_fast() -> None:
     settings = load(rag={"processes": 2, "port": 6543})
     found = programs(settings)
-    assert [program.name for program in found] == ["nats", "postgres", "chat", "tool", "rag-1", "rag-2", "bridge"]
+    assert [program.name for program in found] == [
+        "nats",
+        "postgres",
+        "chat",
+        "tool",
+        "agent",
+        "rag-1",
+        "rag-2",
+        "bridge",
+    ]
     assert (found[1].stage, found[1].stop_signal) == (Stage.BROKER, signal.SIGINT)
     assert found[1].argv[-3:] == (str(settings.data_dir.absolute() / "postgres"), "127.0.0.1", "6543")
     assert 6543 in [listen.port for listen in listens(settings)]
