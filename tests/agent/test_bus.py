@@ -26,7 +26,8 @@ from services.agent.toolbox import BusToolbox
 from services.llm.model import Delta, Model, Prompt
 from services.llm.offer import Offer
 from services.llm.offline.model import OfflineModel
-from services.tool.registry import Announcer, Listing, Registry
+from services.tool.announcing import Announcer
+from services.tool.registry import Listing, Registry
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixture
 from tests.bridge.conftest import bridge_settings as bridge_settings

@@ -19,10 +19,10 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as pb
 from qingyu_ai.settings import Bus as BusSettings
+from services.tool.announcing import OtherTool
 from services.tool.builtin import search_knowledge
 from services.tool.definition import Tool
 from services.tool.process import serve
-from services.tool.registry import OtherSchema, Registry
 from services.tool.sandbox import Sandbox
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
@@ -183,15 +183,25 @@ async def listed_are(bridge: Bridge, names: list[str]) -> bool:
     return await listed(bridge) == names
 
 
-async def test_worker_whose_tool_has_another_schema_does_not_start(bridge: Bridge) -> None:
+@pytest.mark.parametrize("change", ["parameters", "requires_auth"])
+async def test_worker_whose_tool_is_another_one_does_not_start_and_hears_no_call(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    fields = {f: getattr(few.twice, f) for f in few.twice.__dataclass_fields__}
+    fields |= {"model": few.Query} if change == "parameters" else {"requires_auth": True}
+    other: Tool[Any, Any] = Tool(**fields)
     async with tool_worker(bridge, [few.twice]):
-        registry = Registry(bridge.bus, LEASE)
-        await registry.start()
-        await eventually(lambda: registry.find("twice") is not None)
-        await registry.stop()
-        other: Tool[Any, Any] = Tool(
-            **{**{f: getattr(few.never, f) for f in few.never.__dataclass_fields__}, "name": "twice"}
-        )
-        with pytest.raises(OtherSchema, match="'twice'"):
-            async with tool_worker(bridge, [other]):
+        heard: list[str] = []
+        subscribe = NatsBus.subscribe
+
+        async def noted(bus: NatsBus, subject: str, *args: Any, **more: Any) -> Any:
+            heard.append(subject)
+            return await subscribe(bus, subject, *args, **more)
+
+        monkeypatch.setattr(NatsBus, "subscribe", noted)
+        with pytest.raises(OtherTool, match=f"'twice' is served by worker [0-9a-f]+ with other {change}; stop"):
+            async with tool_worker(bridge, [few.defect, other]):
                 pass
+        assert not [subject for subject in heard if subject.startswith(routes.CALL_TOOL.subject)]
+        assert await listed(bridge) == ["twice"]
+        assert (await call(bridge, "twice", number=1)).success
