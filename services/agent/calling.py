@@ -30,6 +30,9 @@ MAX_ARGUMENTS = 100_000
 MAX_RESULT, MAX_RESULTS = 512 * 1024, 2 * 1024 * 1024
 """Bytes of one result, and of all of one execution: they are logged with the text (`bus.call_log_bytes`)."""
 
+PATIENCE = 0.5
+"""Which part of the execution's time a tool may be too busy to begin: the rest is for the model's answer without it."""
+
 MAX_SEEN = 16_000
 """Characters of a result that the model is told: it must leave room for everything else."""
 
@@ -186,16 +189,15 @@ class Caller:
         began = time.monotonic()
         result = self._refused(asked, position)
         if result is None:
-            seconds = self._tools[asked.name].seconds + MARGIN_SECONDS
-            left = min(seconds, max(0.0, deadline.remaining))
-            try:
-                async with asyncio.timeout(seconds):
-                    result = await self._toolbox.call(
-                        self._call, asked.name, asked.arguments, part=f"tool/{asked.id}", seconds=left
-                    )
-            except TimeoutError:
-                message = f"{asked.name} took longer than {seconds:.3g} s / {asked.name} 运行超过 {seconds:.3g} 秒"
-                result = ToolResult(code=int(Code.DEADLINE_EXCEEDED), message=message)
+            tool, left = self._tools[asked.name], max(0.0, deadline.remaining)
+            result = await self._toolbox.call(
+                self._call,
+                asked.name,
+                asked.arguments,
+                part=f"tool/{asked.id}",
+                seconds=min(tool.wait_seconds + tool.seconds + MARGIN_SECONDS, left),
+                patience=left * PATIENCE,
+            )
             size = len(result.result.encode())
             if size > min(MAX_RESULT, self._room):
                 limit = max(0, min(MAX_RESULT, self._room))

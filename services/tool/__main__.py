@@ -28,6 +28,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         Sandbox(
             tools,
             children=own.children,
+            wait_seconds=own.wait_seconds,
             memory_bytes=own.child_memory_bytes,
             settings=given,
         ) as sandbox,

@@ -18,6 +18,10 @@ from .registry import Registry
 from .sandbox import Sandbox
 from .service import ToolService
 
+USERS = 4
+"""That can fill a worker together: each may have this part of the calls that it takes at once."""
+
+
 def serve(
     bus: Bus,
     worker: Worker,
@@ -37,7 +41,7 @@ def serve(
     """
     registry = Registry(bus, lease_seconds)
     asker = Asker(bus)
-    service = ToolService([OwnTool(tool, sandbox, asker) for tool in tools], registry)
+    service = ToolService([OwnTool(tool, sandbox, asker) for tool in tools], registry, max(1, worker.slots // USERS))
     announcer = Announcer(bus, worker.token, lease_seconds, service.listings)
     offering = _Offering(worker, service, announcer)
     worker.rpc(routes.LIST_TOOLS, service.list)

@@ -46,7 +46,9 @@ class Listing(BaseModel):
     repeatable: bool = True
     """Whether it may be called again when it is not known what became of a call."""
     seconds: float = 5.0
-    """How long it may take."""
+    """How long it may take, once it runs."""
+    wait_seconds: float = 0.0
+    """How long a call may wait for its turn before that."""
     digest: str
     """Of name and schema."""
 

@@ -92,6 +92,19 @@ async def test_a_tool_that_takes_too_long_is_a_result(monkeypatch: pytest.Monkey
     assert box.running == 0
 
 
+async def test_a_tool_has_time_for_its_turn_and_its_work_and_never_more_than_the_execution() -> None:
+    box = Box().with_tool("counts", seconds=5.0)
+    box.listings["counts"] = box.listings["counts"].model_copy(update={"wait_seconds": 10.0})
+    model = ScriptedModel(calls(("counts", {})), says("好"), calls(("counts", {})), says("好"))
+    await Lab(model, box).ask(request(tools=["counts"]))
+    await Lab(model, box).ask(request(tools=["counts"], options={"timeout_seconds": 8}))
+    (seconds, patience), (short, half) = box.given
+    assert seconds == 16.0
+    assert 29 < patience <= 30
+    assert 7.5 < short <= 8
+    assert 3.7 < half <= 4
+
+
 async def test_more_calls_at_once_than_are_allowed_are_refused() -> None:
     box = two_tools()
     model = ScriptedModel(calls(*[("text_statistics", {})] * 11), says("好"))

@@ -41,11 +41,13 @@ def bus_settings() -> BusSettings:
 
 
 @contextlib.asynccontextmanager
-async def tool_worker(bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS) -> AsyncIterator[Worker]:
-    """A tool worker in the test's process; its computed tools run in children."""
+async def tool_worker(
+    bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS, *, slots: int = 8, wait_seconds: float = 10.0
+) -> AsyncIterator[Worker]:
+    """A tool worker in the test's process; its computed tools run in one child."""
     bus = await NatsBus.open(bridge.settings.nats.servers, "tool", on_closed=lambda: None)
-    async with Sandbox(tools, children=1) as sandbox:
-        worker = Worker(bus, "tool", bridge.settings.bus, slots=8)
+    async with Sandbox(tools, children=1, wait_seconds=wait_seconds) as sandbox:
+        worker = Worker(bus, "tool", bridge.settings.bus, slots=slots)
         serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds)
         try:
             await worker.start()
