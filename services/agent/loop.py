@@ -17,7 +17,7 @@ from qingyu_ai.bus.errors import Expired, Fault
 from qingyu_ai.bus.handler import Call
 from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import NewGate
-from services.llm.model import CUT, FILTERED, LENGTH, STOP, Delta, Model, Prompt, Turn, Usage
+from services.llm.model import CUT, FILTERED, LENGTH, STOP, Delta, Model, Prompt, Requests, Turn, Usage
 from services.llm.tokens import estimate_tokens
 
 from .calling import Caller, history, unknown_outcome
@@ -33,7 +33,8 @@ from .toolbox import Toolbox
 log = structlog.get_logger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 8.0
-"""Seconds before a failed step is tried again, doubled each time. The model's client has tried by itself before."""
+"""Seconds before a failed step is tried again, doubled each time. The model's client has tried by itself before, out of the same
+number of requests."""
 
 LEAST_LEFT = 16
 """Tokens of the answer that must be left so that a cut one is gone on with."""
@@ -179,8 +180,10 @@ class Run:
         """Ask for one answer, again if that may help and nothing was shown."""
         if not self._called and (tokens := prompt_tokens(prompt)) > self._limits.tokens:
             raise context_too_long(tokens, self._limits.tokens)
+        requests = Requests(self._limits.retries + 1)
+        before = self._spent.retries
         for attempt in itertools.count():
-            heard = self._heard = Heard(prompt)
+            heard = self._heard = Heard(replace(prompt, requests=requests))
             try:
                 async with aclosing(self._hear(heard)) as events:
                     async for event in events:
@@ -189,14 +192,14 @@ class Run:
             except UpstreamFault as e:
                 wait = max(e.asked_seconds or 0.0, BACKOFF_FIRST * 2.0**attempt)
                 may_help = e.retry_seconds is not None and wait <= min(BACKOFF_LONGEST, self._deadline.remaining)
-                if heard.shown or not may_help or attempt >= self._limits.retries:
+                if heard.shown or not may_help or requests.left <= 0 or attempt >= self._limits.retries:
                     raise
                 log.info("agent_step_again", step=self._step, reason=e.reason, wait_seconds=wait)
             finally:
-                self._spend(heard.cost)
+                self._spend(heard.cost + requests.take_wasted())
+                self._spent = replace(self._spent, retries=before + requests.again)
                 self._left -= 0 if heard.pieces else heard.cost.completion_tokens if heard.finish else 0
                 self._spoke, self._finish = heard.model or self._spoke, heard.finish
-            self._spent = replace(self._spent, retries=self._spent.retries + 1)
             await asyncio.sleep(wait)
 
     async def _hear(self, heard: Heard) -> AsyncGenerator[Event, None]:

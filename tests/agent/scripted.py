@@ -70,6 +70,8 @@ class ScriptedModel:
     async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
         """See `Model.stream`."""
         self.prompts.append(prompt)
+        if prompt.requests is not None:
+            prompt.requests.made += 1
         self.open += 1
         try:
             for step in self._script(prompt, len(self.prompts)):
