@@ -23,7 +23,17 @@ from services.llm.tokens import estimate_tokens
 from .calling import Caller, history, unknown_outcome
 from .checking import By, check
 from .chunks import BREAK, Before
-from .endings import End, answer_stopped, context_too_long, done, no_answer, of_fault, shape_not_held, timed_out
+from .endings import (
+    End,
+    answer_stopped,
+    call_timed_out,
+    context_too_long,
+    done,
+    no_answer,
+    of_fault,
+    shape_not_held,
+    timed_out,
+)
 from .events import Asked, Called, Ended, Event, Outcome, Said, Started, Thought
 from .hearing import Heard, OutOfTime, hear, prompt_tokens
 from .prompting import ANSWER_NOW, Task, offered, repair
@@ -35,6 +45,10 @@ log = structlog.get_logger(__name__)
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 8.0
 """Seconds before a failed step is tried again, doubled each time. The model's client has tried by itself before, out of the same
 number of requests."""
+
+MARGIN_LONGEST, MARGIN_SHARE = 1.0, 0.1
+"""Seconds, and part of the time that is left, before the deadline of the call: an agent that has stopped by then can still give
+the text that it has. At the deadline itself the call ends DEADLINE_EXCEEDED, without any."""
 
 LEAST_LEFT = 16
 """Tokens of the answer that must be left so that a cut one is gone on with."""
@@ -58,9 +72,11 @@ class Run:
         self._before = before
         self._began = time.monotonic() - before.elapsed_ms / 1000
         own = Deadline(self._began + task.limits.seconds)
-        self._callers_time = call.deadline <= own
-        """Whether the caller's deadline comes before the execution's own."""
-        self._deadline = min(call.deadline, own)
+        self._last = call.deadline
+        in_time = Deadline(call.deadline.at - min(MARGIN_LONGEST, MARGIN_SHARE * max(0.0, call.deadline.remaining)))
+        self._callers_time = in_time <= own
+        """Whether the call's time is over before the execution's own."""
+        self._deadline = min(in_time, own)
         said_bytes = sum(len(called.result.encode()) for called in before.called)
         self._caller = Caller(call, toolbox, task.tools, task.limits.calls, said_bytes)
         self._tools = offered(task.tools)
@@ -92,7 +108,7 @@ class Run:
         """Work. The last event is the outcome, and the only one.
 
         Raises:
-            Expired: the caller's deadline came before the execution's own.
+            Expired: the call's deadline has passed: nobody waits for the text any more.
         """
         end: End
         try:
@@ -101,9 +117,10 @@ class Run:
                     yield event
             end = done(self._task.missing)
         except (OutOfTime, Expired):
-            if self._callers_time:
+            if self._last.passed:
                 raise Expired from None
-            self._finish, end = CUT, timed_out(self._limits.seconds)
+            self._finish = CUT
+            end = call_timed_out() if self._callers_time else timed_out(self._limits.seconds)
         except Fault as e:
             log.info("agent_failed", reason=e.reason, error=e.message)
             self._finish = self._finish or CUT
