@@ -94,7 +94,7 @@ class ToolService:
         try:
             result = await tool.run(call, parameters)
         except InvalidParameters as e:
-            raise Invalid(*((_field(v.parameter), v.english) for v in e.violations)) from None
+            raise Invalid(*((_field(v.parameter), v.english, v.chinese) for v in e.violations)) from None
         except SandboxBusy as e:  # it did not run: whoever waits on may have it
             raise Overloaded(e.english, e.chinese) from None
         except ToolError as e:
@@ -102,10 +102,9 @@ class ToolService:
         except Expired:
             raise
         except Fault as e:  # of a service that the tool asked
-            status = common.Status(code=int(e.code), message=e.message)
+            status = _status_of(e)
         except Exception:
-            defect = internal("tool_failed", tool=name, call=call.id)
-            status = common.Status(code=int(defect.code), message=defect.message)
+            status = _status_of(internal("tool_failed", tool=name, call=call.id))
         return pb.ToolResponse(
             result=result,
             success=not status.code,
@@ -142,6 +141,10 @@ def info_of(listing: Listing) -> pb.ToolInfo:
 
 def _field(parameter: str) -> str:
     return f"parameters.{parameter}" if parameter else "parameters"
+
+
+def _status_of(fault: Fault) -> common.Status:
+    return common.Status(code=int(fault.code), message=f"{fault.message} / {fault.chinese}", details=fault.reason)
 
 
 def _code_of(error: ToolError) -> int:

@@ -257,6 +257,7 @@ async def test_what_the_worker_refuses_is_a_status_with_details(parts: Parts) ->
     refusal = await parts.bridge.refused(routes.EXECUTE_AGENT, request(context={"format": "json"}))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [field for field, _ in refusal.fault.violations] == ["context['format']"]
+    assert refusal.fault.chinese == "请求无效：context['format']：智能体 creative 只写文本，请去掉该项"
 
 
 async def test_a_context_up_to_the_size_limit_is_answered_and_one_beyond_is_too_large(parts: Parts) -> None:

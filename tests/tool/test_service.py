@@ -92,6 +92,9 @@ async def test_parameters_that_do_not_hold_are_named(bridge: Bridge) -> None:
             refusal = await bridge.refused(routes.CALL_TOOL, request)
             assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
             assert f"parameters.{field}" in {name for name, _ in refusal.fault.violations}
+            assert f"parameters.{field}：" in refusal.fault.chinese
+            for _, what in refusal.fault.violations:
+                assert what not in refusal.fault.chinese
         refusal = await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="twice", parameters="{", user_id="u"))
         assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -108,22 +111,25 @@ async def test_tool_that_is_not_there_is_not_found(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "code", "words"),
+    ("name", "parameters", "code", "words", "reason"),
     [
-        ("twice", {"number": 13}, grpc.StatusCode.FAILED_PRECONDITION, "13 不可加倍"),
-        ("never", {}, grpc.StatusCode.DEADLINE_EXCEEDED, "0.2"),
-        ("defect", {}, grpc.StatusCode.INTERNAL, "please report this id"),
-        ("look_up", {"query": "宝玉"}, grpc.StatusCode.UNAVAILABLE, "rag"),
+        ("twice", {"number": 13}, grpc.StatusCode.FAILED_PRECONDITION, "13 不可加倍", "TOOL_FAILED"),
+        ("never", {}, grpc.StatusCode.DEADLINE_EXCEEDED, "0.2", "TOOL_TIMEOUT"),
+        ("defect", {}, grpc.StatusCode.INTERNAL, "请将此编号告知我们", "INTERNAL"),
+        ("look_up", {"query": "宝玉"}, grpc.StatusCode.UNAVAILABLE, "没有可用的 rag 服务", "NO_WORKER"),
     ],
 )
 async def test_tool_that_fails_is_an_answer_that_says_why(
-    bridge: Bridge, name: str, parameters: dict[str, Any], code: grpc.StatusCode, words: str
+    bridge: Bridge, name: str, parameters: dict[str, Any], code: grpc.StatusCode, words: str, reason: str
 ) -> None:
     async with tool_worker(bridge):
         answer = await call(bridge, name, **parameters)
         assert (answer.success, answer.result, answer.status.code) == (False, "", code.value[0])
         assert words in answer.error
         assert "Traceback" not in answer.error
+        english, chinese = answer.error.split(" / ")
+        assert (english.isascii(), chinese.isascii()) == (True, False)
+        assert answer.status.details == reason
 
 
 async def test_tool_asks_another_service_as_its_caller(bridge: Bridge) -> None:
