@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,8 @@ def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
             raise SettingsError(
                 f"{VARIABLE}: {name} cannot be imported ({e}); name Python modules that hold tools"
             ) from None
+        except (Exception, SystemExit) as e:  # whatever a team's module does when it is imported
+            raise SettingsError(f"{VARIABLE}: {name} fails when it is imported: {_last_line(e)}") from None
         tools = [value for value in vars(module).values() if isinstance(value, Tool)]
         if not tools:
             raise SettingsError(
@@ -47,6 +50,12 @@ def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
             )
         found |= {tool.name: tool for tool in tools}
     return [found[name] for name in sorted(found)]
+
+
+def _last_line(error: BaseException) -> str:
+    """What and where, as the end of a traceback has it."""
+    *_, at = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
 
 
 def settings_of(own: ToolSettings) -> dict[str, object]:

@@ -85,7 +85,7 @@ class WordFinder:
                     yield hit
 
     def _hit(self, text: str, places: Sequence[int], end: int, own: int) -> Hit | None:
-        """Look at one place where the characters of a word stand, without reading it again: there may be one at each character."""
+        """Look at one place where the characters of a word stand, without reading it again: it may be at each character."""
         size = self._words.depth[own]
         start = places[-size]
         if len(places) > size and places[-size - 1] == start:  # it begins in the middle of ㎏
