@@ -19,7 +19,7 @@ from .events import Asked, Called
 from .toolbox import MARGIN_SECONDS, Toolbox, ToolResult, failed
 
 MAX_NAME = 64
-"""Characters of a tool's name, as the model wrote it."""
+"""Characters of a tool's name, and of a call's id, as the model wrote them."""
 
 SHOWN_BROKEN = 1000
 """Characters of broken arguments that are kept, for the caller and for the model."""
@@ -40,9 +40,15 @@ _NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class Pieces:
-    """Gathers the pieces of one step."""
+    """Gathers the pieces of one step.
 
-    def __init__(self) -> None:
+    Args:
+        most: calls that are kept; what is beyond is only counted.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.left_out = 0
         self._calls: list[tuple[int, list[str], list[str], list[str]]] = []
         """Index, ids, names, pieces of the arguments."""
 
@@ -53,6 +59,9 @@ class Pieces:
         """Take a piece. Some servers give every call the index 0: another id is another call."""
         found = next((call for call in reversed(self._calls) if call[0] == piece.index), None)
         if found is None or (piece.id and piece.name and found[1] and piece.id not in found[1]):
+            if len(self._calls) >= self._most:
+                self.left_out += bool(piece.name)
+                return
             found = (piece.index, [], [], [])
             self._calls.append(found)
         if piece.id:
@@ -76,10 +85,12 @@ class Pieces:
         found = []
         for i, (_, ids, names, pieces) in enumerate(self._calls):
             # Nine letters and digits: the strictest servers take no other ids.
-            own = ids[0] if ids and ids[0] not in used else f"s{step:03d}c{i:04d}"
+            given = _NOT_A_NAME.sub("_", ids[0][:MAX_NAME]) if ids else ""
+            own = given if given and given not in used else f"s{step:03d}c{i:04d}"
             used.add(own)
             arguments, broken = _arguments("".join(pieces))
-            found.append(Asked(step, own, (names[0] if names else "")[:MAX_NAME], arguments, broken))
+            name = (names[0] if names else "")[:MAX_NAME].encode("utf-8", "replace").decode()
+            found.append(Asked(step, own, name, arguments, broken))
         return found
 
 

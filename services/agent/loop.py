@@ -20,7 +20,7 @@ from services.llm.gate import NewGate
 from services.llm.model import CUT, FILTERED, LENGTH, STOP, Delta, Model, Prompt, Requests, Turn, Usage
 from services.llm.tokens import estimate_tokens
 
-from .calling import Caller, history, unknown_outcome
+from .calling import Caller, Pieces, history, unknown_outcome
 from .checking import By, check
 from .chunks import BREAK, Before
 from .endings import (
@@ -200,7 +200,7 @@ class Run:
         requests = Requests(self._limits.retries + 1)
         before = self._spent.retries
         for attempt in itertools.count():
-            heard = self._heard = Heard(replace(prompt, requests=requests))
+            heard = self._heard = Heard(replace(prompt, requests=requests), Pieces(self._limits.kept))
             try:
                 async with aclosing(self._hear(heard)) as events:
                     async for event in events:
@@ -249,6 +249,8 @@ class Run:
         """What a step wants called. Calls of a model that was offered nothing are no calls."""
         if not heard.prompt.tools or heard.finish == FILTERED:
             return []
+        if heard.pieces.left_out:
+            log.info("agent_calls_left_out", step=self._step, left_out=heard.pieces.left_out)
         return heard.pieces.asked(self._step, self._ids)
 
     async def _call_tools(self, text: str, asked: Sequence[Asked]) -> AsyncGenerator[Event, None]:
