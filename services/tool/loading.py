@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from qingyu_ai.settings import SettingsError
@@ -19,6 +20,9 @@ from .errors import DefinitionError
 VARIABLE = "QINGYU_TOOL__MODULES"
 
 WORDS_TOOL = "sensitive_words"
+
+SHIPPED_WORDS = Path(__file__).parent / "builtin" / "words.txt"
+"""The list of this release, where a deployment names none."""
 
 
 def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
@@ -64,10 +68,9 @@ def settings_of(own: ToolSettings) -> dict[str, object]:
     Raises:
         SettingsError: the word list cannot be read.
     """
-    if own.words_file is None:
-        return {}
+    file = own.words_file or SHIPPED_WORDS
     try:
-        words = WordList.read(own.words_file).words
+        words = WordList.read(file).words
     except (OSError, UnicodeDecodeError) as e:
-        raise SettingsError(f"QINGYU_TOOL__WORDS_FILE: {own.words_file} cannot be read as UTF-8 text ({e})") from None
+        raise SettingsError(f"QINGYU_TOOL__WORDS_FILE: {file} cannot be read as UTF-8 text ({e})") from None
     return {WORDS_TOOL: words}
