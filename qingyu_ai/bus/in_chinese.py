@@ -33,6 +33,12 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"no chunk of this stream ends at (\d+)", r"该流没有在 \1 处结束的数据块"),
         (r"is no (\S+) \(broken encoding or invalid UTF-8\)", r"不是 \1（编码损坏或 UTF-8 无效）"),
         (r"is no (\S+)", r"不是 \1"),
+        (r"the agent (\S+) writes text only; leave it out", r"智能体 \1 只写文本，请去掉该项"),
+        (r"no row of this worker: (\S+)", r"该服务没有这一项：\1"),
+        (r"call id or inbox malformed", "调用编号或收件地址格式有误"),
+        (r"missing", "缺失"),
+        (r"malformed", "格式有误"),
+        (r"malformed or missing: (.+)", r"格式有误或缺失：\1"),
         (r"differs from (\S+) in the call's metadata", r"与该调用元数据中的 \1 不同"),
         (r"differs from (\S+)", r"与 \1 不同"),
     )

@@ -9,7 +9,6 @@ from services.llm.model import LENGTH, Delta, ToolCallDelta, Usage
 
 from .scripted import (
     BUSY,
-    COST,
     REFUSED,
     Answer,
     Lab,
@@ -78,14 +77,6 @@ async def test_a_stream_without_an_end_has_failed() -> None:
         "雨停了，他",
         "MODEL_STREAM_CUT",
     )
-
-
-async def test_an_empty_answer_is_asked_for_again_and_then_fails() -> None:
-    empty: Answer = [Delta(finish="stop", usage=COST)]
-    answer = await Lab(ScriptedModel(empty, says("好"))).ask(request())
-    assert (answer.output, answer.stats.retry_count, answer.stats.tokens_used) == ("好", 1, 220)
-    answer = await Lab(ScriptedModel(empty)).ask(request(options={"max_retries": 1}))
-    assert (answer.status, answer.response_status.details) == ("failed", "MODEL_ANSWER_EMPTY")
 
 
 async def test_an_answer_that_is_cut_at_max_tokens_is_completed_and_says_length() -> None:
