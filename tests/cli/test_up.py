@@ -206,6 +206,7 @@ def test_a_demo_without_the_wheel_says_so_and_shows_the_rest(run: Run) -> None:
         postgres.LEFT_OUT,
         "starting nats, chat, tool, agent, bridge on free ports",
     ]
+    assert "there is no retrieval here" in demo.output
     assert "全部完成 · all done" in demo.output
 
 
