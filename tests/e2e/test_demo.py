@@ -32,7 +32,9 @@ def test_the_demo_starts_everything_takes_the_tour_and_stops_cleanly() -> None:
     assert [one["name"] for one in results["character_names"]["characters"]] == ["沈砚", "许七"]
     passages = results["search_knowledge"]["passages"]
     assert passages[0]["document_id"].endswith("/5")
-    assert "客人闻渡，以左耳听觉抵账" in result.stdout[result.stdout.index("八、") :]  # the model says what the tool found
+    assert (
+        "客人闻渡，以左耳听觉抵账" in result.stdout[result.stdout.index("八、") :]
+    )  # the model says what the tool found
     assert "store: PostgreSQL " in result.stdout
     assert "7 of 7 stored" in result.stdout
     assert "⟦孩子⟧的手，指节冻得发青，掌心里攥着一枚铜钱" in result.stdout
