@@ -65,6 +65,11 @@ class PostgresProcess:
         return f"postgresql://{user}:{self.password(role)}@{HOST}:{self.port}/{database}"
 
     @property
+    def settings(self) -> dict[str, str]:
+        """By which a retrieval worker uses and prepares it, as `up` gives them."""
+        return {"QINGYU_DATA_DIR": str(self.folder.parent), "QINGYU_RAG__PORT": str(self.port)}
+
+    @property
     def pid(self) -> int:
         """Of the server; its backends are its children."""
         assert self._process is not None

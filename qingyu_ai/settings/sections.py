@@ -114,7 +114,7 @@ class Bridge(Section):
     """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9464
-    expected_workers: tuple[str, ...] = ("chat", "tool", "agent")
+    expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
     """Kinds of worker without which HealthCheck says `unhealthy`. A deployment that runs fewer kinds names those."""
     max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB

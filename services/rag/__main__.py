@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 from qingyu_ai import routes
 from qingyu_ai.bus.connection import NatsBus
@@ -13,7 +14,7 @@ from qingyu_ai.settings import Settings
 from services.llm.meters import Meters
 
 from .opening import open_database
-from .upkeep import keep_up
+from .upkeep import keep_up, watch
 from .wiring import Models, wire
 
 
@@ -26,8 +27,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     wired = wire(database, models, settings.rag)
     upkeep: list[asyncio.Task[None]] = []
 
-    async def begin() -> None:
-        upkeep.append(asyncio.get_running_loop().create_task(keep_up(wired.store, wired.reembedding, settings.bus)))
+    async def begin(worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        upkeep.append(loop.create_task(keep_up(wired.store, wired.reembedding, settings.bus)))
+        upkeep.append(loop.create_task(watch(database, partial(worker.tell, "store"))))
 
     async def end() -> None:
         for task in upkeep:
@@ -39,10 +42,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         worker.rpc(routes.SEARCH, wired.service.search)
         worker.job(routes.INDEX_DOCUMENT, wired.service.index)
         worker.job(routes.DELETE_DOCUMENT, wired.service.delete)
-        worker.beside(begin, end)
+        worker.beside(partial(begin, worker), end)
 
     try:
-        metadata = {"embedding": models.target.model.key}
+        metadata = {"embedding": models.target.model.key, "store": await database.state()}
         await worker_process("rag", settings, settings.rag, stop, serve, metadata=metadata)
     finally:
         await database.close()

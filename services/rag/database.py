@@ -167,6 +167,15 @@ class Database:
                 await asyncio.sleep(0.05 * 2**n)
         raise Collided
 
+    async def state(self) -> str:
+        """How it is now, in words that HealthCheck may show."""
+        try:
+            async with self._pool.connection(timeout=self._own.connect_seconds) as connection:
+                major, minor = divmod(connection.info.server_version, 10_000)
+                return f"PostgreSQL {major}.{minor}"
+        except psycopg.Error:
+            return f"PostgreSQL: no connection within {self._own.connect_seconds:g} s"
+
     async def answers(self) -> bool:
         """Whether the database lets us in now."""
         try:

@@ -1,8 +1,9 @@
-"""What a worker does beside its calls: vectors of a new model, and tombstones that nobody needs any more."""
+"""What a worker does beside its calls: vectors of a new model, tombstones that nobody needs any more, a look at the database."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -10,6 +11,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Fault
 from qingyu_ai.settings import Bus
 
+from .database import Database
 from .reembedding import Reembedding
 from .store import Store
 
@@ -20,6 +22,9 @@ EVERY_SECONDS = 3600.0
 
 SECONDS = 60.0
 """For that statement."""
+
+LOOK_EVERY_SECONDS = 2.0
+"""Between two looks at the database."""
 
 
 def tombstone_seconds(bus: Bus) -> float:
@@ -32,6 +37,17 @@ async def keep_up(store: Store, reembedding: Reembedding, bus: Bus) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(reembedding.run())
         tasks.create_task(forget(store, tombstone_seconds(bus)))
+
+
+async def watch(database: Database, tell: Callable[[str], None]) -> None:
+    """Tell how the database is, at once and whenever that changes, until cancelled."""
+    told = ""
+    while True:
+        if (state := await database.state()) != told:
+            log.info("store", state=state)
+            tell(state)
+            told = state
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
 async def forget(store: Store, older_seconds: float) -> None:

@@ -3,8 +3,8 @@
     python -m tests.cli.dummy_bridge
     python -m tests.cli.dummy_chat
 
-DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready`, `ignores SIGTERM`, or one of the
-fake agent's faults.
+DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready`, `ignores SIGTERM`, `no wheel` of
+PostgreSQL, or one of the fake agent's faults.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ import pytest
 
 from qingyu_ai.cli import postgres
 from qingyu_ai.cli.preflight import hold
-from tests.cli.command import Run, gone, ports
+from tests.cli.command import Run, gone, with_retrieval
+from tests.cli.dummy_process import FAULT
 from tests.ports import free_port, free_ports
 from tests.postgres import HOST, PostgresProcess, programs_folder
 from tests.waiting import eventually_sync
@@ -122,9 +123,8 @@ async def test_probe_tells_a_server_that_is_not_there(server: PostgresProcess) -
 
 def test_up_gives_retrieval_workers_a_database_and_stops_it_last_and_leaves_nothing_running(run: Run) -> None:
     programs_folder()
-    port, metrics, _ = free_ports(3)
-    rag = {"PROCESSES": "2", "PORT": str(port), "METRICS_PORT": str(metrics)}
-    up = run("up", **ports(**{f"QINGYU_RAG__{name}": value for name, value in rag.items()}))
+    metrics = free_ports(2)[0]
+    up = run("up", **with_retrieval(QINGYU_RAG__PROCESSES="2", QINGYU_RAG__METRICS_PORT=str(metrics)))
     eventually_sync(up.says("Stop      Ctrl-C"), timeout=50)
     assert up.output.count("rag has its database  answers=true") == 2
     children = up.children()
@@ -134,15 +134,22 @@ def test_up_gives_retrieval_workers_a_database_and_stops_it_last_and_leaves_noth
     assert gone(children)()
 
 
+def test_up_without_the_wheel_says_so_in_one_line_and_starts_all_but_retrieval(run: Run) -> None:
+    up = run("up", **with_retrieval(**{FAULT: "no wheel"}))
+    eventually_sync(up.says("Stop      Ctrl-C"), timeout=20)
+    assert up.output.splitlines()[0] == postgres.LEFT_OUT
+    assert up.output.count("PostgreSQL") == 1
+    assert "bridge misses nothing of chat, tool, agent" in up.output
+    assert len(up.children()) == 5
+    up.process.terminate()
+    assert up.finish() == 0
+
+
 def test_supervisor_that_is_killed_takes_the_database_with_it_and_the_next_one_recovers_it(
     run: Run, tmp_path: Path
 ) -> None:
     programs_folder()
-    port, metrics, _ = free_ports(3)
-    rag = {"PROCESSES": "1", "PORT": str(port), "METRICS_PORT": str(metrics)}
-    where = ports(
-        **{f"QINGYU_RAG__{name}": value for name, value in rag.items()}, QINGYU_DATA_DIR=str(tmp_path / "kept")
-    )
+    where = with_retrieval(QINGYU_DATA_DIR=str(tmp_path / "kept"))
     for _ in range(2):
         up = run("up", **where)
         eventually_sync(up.says("Stop      Ctrl-C"), timeout=50)
@@ -154,6 +161,6 @@ def test_supervisor_that_is_killed_takes_the_database_with_it_and_the_next_one_r
 def test_port_of_the_database_that_is_taken_is_named_with_its_setting(run: Run) -> None:
     port = free_port()
     with hold("127.0.0.1", port):
-        up = run("up", **ports(QINGYU_RAG__PROCESSES="1", QINGYU_RAG__PORT=str(port), QINGYU_RAG__METRICS_PORT="0"))
+        up = run("up", **with_retrieval(QINGYU_RAG__PORT=str(port)))
         assert up.finish() == 2
     assert f"port {port} is taken: set QINGYU_RAG__PORT to a free one" in up.output

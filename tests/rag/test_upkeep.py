@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import psycopg
+import pytest
 
 from qingyu_ai.settings import Bus
+from services.rag import upkeep
 from services.rag.database import Database
 from services.rag.reembedding import Reembedding
 from services.rag.store import Store
@@ -44,3 +47,28 @@ async def test_worker_makes_new_vectors_and_forgets_old_tombstones_by_itself(
 def test_deletion_is_remembered_for_longer_than_any_job_can_wait() -> None:
     bus = Bus()
     assert tombstone_seconds(bus) > bus.record_age_seconds + bus.longest_deadline_seconds
+
+
+async def test_how_the_database_is_is_told_at_once_and_when_it_changes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "LOOK_EVERY_SECONDS", 0.0)
+    told: list[str] = []
+    looks = 0
+    state = database.state
+
+    async def counted() -> str:
+        nonlocal looks
+        looks += 1
+        return await state()
+
+    monkeypatch.setattr(database, "state", counted)
+    watching = asyncio.create_task(upkeep.watch(database, told.append))
+    await eventually(lambda: looks >= 3)
+    assert len(told) == 1
+    assert re.fullmatch(r"PostgreSQL \d\d\.\d+", told[0])
+    await database.close()
+    await eventually(lambda: len(told) == 2)
+    assert told[1] == "PostgreSQL: no connection within 5 s"
+    watching.cancel()
+    await asyncio.wait([watching])

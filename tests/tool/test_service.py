@@ -162,6 +162,7 @@ async def test_knowledge_is_searched_as_the_caller_and_unavailable_without_retri
         "passages": [{"document_id": "d1", "content": "灯是师父留下的。", "score": 0.5}]
     }
     assert [(one.query, one.user_id, one.project_id, one.top_k) for one in asked] == [("灯", "u", "p", 3)]
+    assert (asked[0].options.enable_hybrid, asked[0].options.enable_rerank) == (True, True)
 
 
 async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge) -> None:
