@@ -22,6 +22,9 @@ from .models import ChatModel as ChatModel
 from .models import Endpoint as Endpoint
 from .models import Llm as Llm
 from .models import Offline as Offline
+from .proxy import Ai as Ai
+from .proxy import AiProxy as AiProxy
+from .proxy import Proxy as Proxy
 from .sections import KIB as KIB
 from .sections import MIB as MIB
 from .sections import Agent as Agent
@@ -57,6 +60,8 @@ class Settings(BaseSettings):
     chat: Chat = Chat()
     tool: Tool = Tool()
     agent: Agent = Agent()
+    proxy: Proxy = Proxy()
+    ai: Ai = Ai()
     offline: Offline = Offline()
     llm: Llm = Llm()
 
