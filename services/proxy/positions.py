@@ -104,25 +104,27 @@ class AgentPosition:
         return chunk
 
 
-def position_at(route: StreamJob[Any, Any], event_id: str = "") -> Position:
+def position_at(route: StreamJob[Any, Any], event_id: str = "") -> Position | None:
     """Read where a reader stands.
 
     Args:
         route: of the stream.
         event_id: the last one that it has; empty: none.
 
-    Raises:
-        ValueError: that is no event id of such a stream.
+    Returns:
+        None: that is no event id of such a stream.
     """
     if route is CHAT_STREAM:
-        return ChatPosition(_number(event_id) if event_id else 0)
+        if not event_id:
+            return ChatPosition()
+        return ChatPosition(int(event_id)) if _is_number(event_id) else None
     if event_id in ("", "-1"):
         return AgentPosition()
-    seq, _, first = event_id.partition(".")
-    return AgentPosition(_number(seq), _number(first) if first else 0)
+    seq, dot, first = event_id.partition(".")
+    if not _is_number(seq) or (dot and not _is_number(first)):
+        return None
+    return AgentPosition(int(seq), int(first or "0"))
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
-        raise ValueError(text)
-    return int(text)
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS

@@ -30,7 +30,7 @@ from qingyu_ai.settings import AiProxy
 from . import convert
 from .calling import Calling, How, Logical, Reading
 from .connection import CONNECT_SECONDS, Connection
-from .errors import CANCELLED, NOT_FOUND, SEARCH_FAILED, UNAVAILABLE, AIProxyError
+from .errors import CANCELLED, NOT_FOUND, SEARCH_FAILED, UNAVAILABLE, AIProxyError, Invalid
 from .metrics import Metrics
 from .models import (
     AgentRequest,
@@ -192,6 +192,7 @@ class AIProxyService:
     async def _stream(self, call: Logical, how: Reading) -> AsyncGenerator[StreamChunk, None]:
         assert isinstance(call.route, StreamJob)
         position = how.get("position") or position_at(call.route)
+        assert position is not None, "every stream has a beginning"
         self._metrics.streams.inc()
         try:
             async with aclosing(self._calling.stream(call, position, lingers=how.get("lingers", False))) as chunks:
@@ -208,24 +209,26 @@ class AIProxyService:
         """Read on a stream of this user that anybody began, from where its reader stands.
 
         Raises:
-            AIProxyError: NOT_FOUND: there is none of that id.
-            ValueError: that is no event id.
+            AIProxyError: NOT_FOUND: there is none of that id. VALIDATION: that is no event id.
         """
         metadata = convert.metadata(who, request_id)
         both: tuple[tuple[StreamJob[Any, Any], Any], ...] = (
             (routes.CHAT_STREAM, ai.ChatRequest(metadata=metadata)),
             (routes.EXECUTE_AGENT_STREAM, ai.AgentRequest(metadata=metadata)),
         )
-        for route, request in both:
+        stands = [(route, request, at) for route, request in both if (at := position_at(route, event_id)) is not None]
+        if not stands:
+            what = "is none of the ids that the events of a stream have"
+            raise Invalid(("Last-Event-ID", what), chinese="Last-Event-ID：不是该流的事件编号")
+        for route, request, at in stands:
             call = Logical(route, request, who, request_id, None, deadline, follows=True)
-            reading: Reading = {"position": position_at(route, event_id), "lingers": True}
             try:
-                async with aclosing(self._stream(call, reading)) as chunks:
+                async with aclosing(self._stream(call, {"position": at, "lingers": True})) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
             except AIProxyError as e:
-                if e.kind is not NOT_FOUND or route is both[-1][0]:
+                if e.kind is not NOT_FOUND or route is stands[-1][0]:
                     raise
 
     async def cancel(self, request_id: str, who: Who) -> None:
