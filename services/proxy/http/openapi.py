@@ -21,6 +21,8 @@ ABOUT = (
 )
 REFERENCE = "#/components/schemas/{model}"
 
+EVENTS: dict[str, Any] = {"text/event-stream": {}}
+
 
 class FieldError(BaseModel):
     """What is wrong with a field."""
@@ -115,12 +117,14 @@ def _parameters(op: Operation) -> list[dict[str, Any]]:
 
 def _success(op: Operation) -> dict[str, Any]:
     if op.streams:
-        stream = {"description": "Events: message, error, done", "content": {"text/event-stream": {}}}
-        return {"200": stream}
+        return {"200": {"description": "Events: message, error, done", "content": EVENTS}}
     if op.reply is None:
         return {"204": {"description": "Done"}} if op.method == "DELETE" else {"200": {"description": "Text"}}
     if not op.batches:
-        return {"201" if op.name == "ticket" else "200": _content(op.reply, op.summary)}
+        found = _content(op.reply, op.summary)
+        if op.may_stream:
+            found["content"] |= EVENTS
+        return {"201" if op.name == "ticket" else "200": found}
     both = {"anyOf": [_reference(op.reply), _reference(models.BatchIndexResponse)]}
     return {"200": {"description": op.summary, "content": {"application/json": {"schema": both}}}}
 

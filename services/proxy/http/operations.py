@@ -30,6 +30,8 @@ class Operation:
     """Of the query; those of the path are in it."""
     streams: bool = False
     """The answer is a stream of server-sent events."""
+    may_stream: bool = False
+    """It is one if the body says `stream`."""
     batches: bool = False
     """The body may be many requests, one a line."""
     public: bool = False
@@ -39,7 +41,7 @@ class Operation:
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "execute_agent", "POST", f"{PREFIX}/agents/{{type}}", "Have an agent do a task", "让智能体完成一项任务",
-        models.AgentResponse, models.AgentTask,
+        models.AgentResponse, models.AgentTask, may_stream=True,
     ),
     Operation(
         "execute_agent_stream", "POST", f"{PREFIX}/agents/{{type}}/stream", "Have an agent do a task, and hear it work",
@@ -47,7 +49,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "chat", "POST", f"{PREFIX}/chat", "Answer the last message of a conversation", "对话",
-        models.ChatResponse, models.ChatRequest,
+        models.ChatResponse, models.ChatRequest, may_stream=True,
     ),
     Operation(
         "chat_stream", "POST", f"{PREFIX}/chat/stream", "Answer as the text appears", "对话，流式返回",

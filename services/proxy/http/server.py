@@ -139,6 +139,7 @@ class Server(uvicorn.Server):
                 ws_per_message_deflate=False,  # a few bytes for much CPU
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # what clients do wrong is answered, not logged
                 access_log=False,
                 server_header=False,
                 limit_concurrency=settings.max_connections,
