@@ -22,7 +22,10 @@ from .operations import OPERATIONS, WEBSOCKET, Operation
 from .websocket import websocket
 
 EXPOSED = ("X-Request-Id", "Location", "Retry-After")
-ALLOWED = ("Authorization", "Content-Type", "Last-Event-ID", "X-Request-Id", "X-Remaining-Ms")
+ALLOWED = (
+    *("Authorization", "Content-Type", "Last-Event-ID", "X-Request-Id", "X-Remaining-Ms"),
+    *("X-User-Id", "X-Project-Id"),
+)
 PREFLIGHT_SECONDS = 600
 
 
