@@ -95,6 +95,7 @@ class Calling:
         self._protection = protection
         self._resumed = resumed
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def ask(self, call: Logical) -> tuple[Any, Mapping[str, str]]:
         """Make a unary call.
@@ -210,7 +211,7 @@ class Calling:
 
     def cancel_soon(self, call: Logical) -> None:
         """Cancel a job in words, because hanging up says that its caller may come back. Rpc rows end by hanging up."""
-        if isinstance(call.route, Job | StreamJob):
+        if isinstance(call.route, Job | StreamJob) and not self._closing:
             task = asyncio.get_running_loop().create_task(self._cancel_quietly(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -234,6 +235,7 @@ class Calling:
         await self._connection.unary(CANCEL, request, who.metadata, CANCEL_SECONDS)
 
     async def settle(self) -> None:
-        """Wait until what is being cancelled is."""
+        """Wait until what is being cancelled is; nothing more will be."""
+        self._closing = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)

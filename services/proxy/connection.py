@@ -43,6 +43,13 @@ def translated() -> Iterator[None]:
         yield
     except grpc.RpcError as e:
         raise from_grpc(e) from e
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Not whoever waits was cancelled, but the call: its channel has been closed.
+        english = "The connection to the AI service has been closed"
+        raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
 
 
 class Connection:

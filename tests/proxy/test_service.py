@@ -265,6 +265,23 @@ async def test_stream_moves_to_another_bridge_when_its_own_sends_it_away(bridge:
     assert "".join(c.delta for c in chunks) == "前后"
 
 
+async def test_closing_ends_what_runs_with_an_error(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream, chat=halting.chat)
+    service = await start(bridge.port)
+    tasks = [
+        asyncio.create_task(heard(service.chat_stream(asked(), ME))),
+        asyncio.create_task(service.chat(asked(), ME)),
+    ]
+    await eventually(lambda: halting.ran == 2)
+    await service.close()
+    for task in tasks:
+        with pytest.raises(AIProxyError) as error:
+            await task
+        assert error.value.english == "The connection to the AI service has been closed"
+    halting.release.set()
+
+
 async def test_fault_of_a_worker_reaches_the_caller(bridge: Bridge, start: Start) -> None:
     async def stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
         yield ai.ChatStreamChunk(delta="前")

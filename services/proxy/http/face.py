@@ -31,7 +31,7 @@ from services.proxy.who import Who
 from .answers import json_response
 from .doors import COOKIE_NAME, Doors
 from .operations import FOLLOW
-from .reading import JSON, NDJSON, body_of, checked_id, deadline_of, gone, parsed, request_id_of
+from .reading import JSON, NDJSON, body_of, checked_id, deadline_of, ended, gone, parsed, request_id_of
 from .sse import EventStream
 from .tickets import COOKIE, Tickets
 
@@ -239,14 +239,7 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
             raise ClientGone
         return working.result()
     finally:
-        await _ended(working)
-        await _ended(leaving)
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
+        await ended(working, leaving)
 
 
 def _how(request: Request) -> Any:

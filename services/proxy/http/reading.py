@@ -162,3 +162,13 @@ async def gone(request: Request) -> None:
     """Wait until the client has gone. Its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel what still runs, and wait for its end. Whoever wanted to know an error has asked."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

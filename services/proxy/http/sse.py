@@ -7,6 +7,7 @@ with a status of its own, and changes uvicorn's class `Server` when it is import
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from services.proxy.models import StreamChunk
 
 from .answers import defect, encode, error_body
 from .pump import Pump
+from .reading import ended, gone
 
 FIRST_SECONDS, FOLLOW_SECONDS = 0.5, 2.5
 """How long a refusal may take to be answered with its own status; after that the stream begins and says it inside. Who follows a
@@ -76,6 +78,12 @@ class EventStream(Response):
         self._chunks = chunks
         self._silence_seconds = silence_seconds
         self._comes_back = comes_back
+        self._sending_since: float | None = None
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether the client takes nothing any more."""
+        return self._sending_since is not None and time.monotonic() - self._sending_since > SEND_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI.
@@ -86,15 +94,15 @@ class EventStream(Response):
         request = Request(scope, receive, send)
         async with Pump(self._chunks) as pump:
             writing = asyncio.get_running_loop().create_task(self._write(pump, send))
-            leaving = asyncio.get_running_loop().create_task(_gone(request))
+            leaving = asyncio.get_running_loop().create_task(gone(request))
             try:
-                await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                both, done = {writing, leaving}, set[asyncio.Task[None]]()
+                while not done and not self._stuck:
+                    done, _ = await asyncio.wait(both, timeout=SEND_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if writing.done():
                     writing.result()
             finally:
-                for task in (writing, leaving):
-                    task.cancel()
-                await asyncio.wait({writing, leaving})
+                await ended(writing, leaving)
 
     async def _write(self, pump: Pump, send: Send) -> None:
         try:
@@ -109,27 +117,20 @@ class EventStream(Response):
         body = OPENING + b"".join([event_of(chunk) for chunk in chunks])
         try:
             while not pump.over:
-                await _send(send, body)
+                await self._send(send, body)
                 chunks = await pump.take(self._silence_seconds)
                 body = b"".join([event_of(chunk) for chunk in chunks]) or SILENCE
             last = DONE
         except AIProxyError as e:
             last = b"" if self._comes_back and e.retryable else error_event(e)
-        except TimeoutError:
-            return  # it takes nothing any more
         except Exception:
             last = error_event(defect(streams="sse"))
-        await _send(send, last, more=False)
+        await self._send(send, last, more=False)
 
     async def _open(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
-
-async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
-    async with asyncio.timeout(SEND_SECONDS):
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        self._sending_since = time.monotonic()
         await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        self._sending_since = None

@@ -16,7 +16,7 @@ from services.proxy.who import Who, new_request_id
 from .answers import defect, encode, error_response
 from .face import Face
 from .pump import Pump
-from .reading import checked_id, invalid
+from .reading import checked_id, ended, invalid
 from .sse import SEND_SECONDS
 
 NORMAL, BROKE_RULES, FAILED = 1000, 1008, 1011
@@ -124,9 +124,7 @@ class Socket:
                 error.request_id = request_id
                 raise error
             finally:
-                for task in (writing, hearing):
-                    task.cancel()
-                await asyncio.wait({writing, hearing})
+                await ended(writing, hearing)
 
     async def _first(self) -> AgentFrame | ChatFrame | ResumeFrame:
         try:
