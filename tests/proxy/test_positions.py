@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qingyu_ai.bus.chunks import AGENT, merge_encoded
@@ -23,6 +23,8 @@ texts = st.lists(st.tuples(st.sampled_from(["text", "reasoning"]), st.text(min_s
 
 
 @given(texts, st.integers(0, 20))
+@example([("text", "雨"), ("text", "停")], 1)
+@example([("text", "雨"), ("reasoning", "想"), ("text", "停")], 2)
 def test_agent_stream_that_is_read_on_has_no_gap_and_no_repeat(deltas: list[tuple[str, str]], cut: int) -> None:
     """As the bridge does it: from an offset above 0 what follows it, otherwise everything, merged as it likes."""
     chunks = said(deltas)

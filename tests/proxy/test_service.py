@@ -21,6 +21,7 @@ from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as tool
 from qingyu_ai.settings import AiProxy
 from services.proxy import connection
+from services.proxy.breaker import State
 from services.proxy.errors import AIProxyError
 from services.proxy.models import (
     AgentRequest,
@@ -263,6 +264,8 @@ async def test_stream_moves_to_another_bridge_when_its_own_sends_it_away(bridge:
             halting.release.set()
             chunks = await task
     assert "".join(c.delta for c in chunks) == "前后"
+    assert service.protection.breaker.failures == 0, "a stream that was answered counts once"
+    assert service.protection.breaker.state is State.CLOSED
 
 
 async def test_closing_ends_what_runs_with_an_error(bridge: Bridge, start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -55,13 +56,15 @@ async def open_site(bridge: Bridge) -> AsyncIterator[Open]:
     """Start proxies that end with the test: `await open_site(max_body_bytes=2048)`."""
     async with AsyncExitStack() as stack:
 
-        async def one(*, ai: dict[str, Any] | None = None, **settings: Any) -> Site:
+        async def one(*, ai: dict[str, Any] | None = None, send_bytes: int = 0, **settings: Any) -> Site:
             own = Proxy(**{"port": 0, "drain_seconds": 1.0, "ticket_key": KEY, **settings})
             service = await AIProxyService.start(AiProxy(python_addr=f"127.0.0.1:{bridge.port}", **(ai or {})))
             stack.push_async_callback(service.close)
             tickets = Tickets(own.ticket_key.get_secret_value())
             face = Face(service, own, Doors(own, tickets), tickets)
             listener, stop = listen(own), asyncio.Event()
+            if send_bytes:  # what the kernel holds for a client that does not read; accepted sockets inherit it
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
             port = listener.getsockname()[1]
             serving = asyncio.create_task(Server(application(face), own).run_until(stop, listener))
 

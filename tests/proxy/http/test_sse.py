@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -224,25 +225,33 @@ async def test_ticket_opens_its_stream_once_and_a_cookie_lets_the_browser_come_b
 
 
 async def test_client_that_takes_nothing_is_left_and_its_call_lingers(
-    bridge: Bridge, site: Site, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, open_site: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "SEND_SECONDS", 0.3)
-    said = 0
+    site = await open_site(send_bytes=4096)
 
     async def flood(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
-        nonlocal said
         for _ in range(15_000):
-            said += 1
             yield ai.ChatStreamChunk(delta="字" * 80)
         yield ai.ChatStreamChunk(is_final=True)
 
     await bridge.worker(stream=flood)
     body = json.dumps(ASKED).encode()
-    head = f"POST /api/v1/ai/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    _reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
-    writer.write(f"{head}X-Request-Id: r1\r\nX-User-Id: u1\r\n\r\n".encode() + body)
-    await eventually(lambda: said > 500)
-    await eventually(lambda: b"ai_proxy_streams 0.0" in generate_latest(site.face.service.registry), timeout=30)
-    writer.close()
+    head = (
+        "POST /api/v1/ai/chat/stream HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "X-Request-Id: r1",
+        "X-User-Id: u1",
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", site.port))
+        client.sendall("\r\n".join((*head, "", "")).encode() + body)
+        registry = site.face.service.registry
+        await eventually(lambda: b"ai_proxy_streams 1.0" in generate_latest(registry))
+        await eventually(lambda: b"ai_proxy_streams 0.0" in generate_latest(registry), timeout=30)
+        assert client.recv(100), "it was not cut off before anything came"
     found = await all_of(site, "GET", "/calls/r1/stream")
     assert len(text_of(found)) == 80 * 15_000
