@@ -17,6 +17,15 @@ FORBIDDEN = {
     "services/text": ("qingyu_ai", "services.chat", "services.llm", "services.tool", "asyncio"),
     "services/tool": ("services.chat", "services.llm.offline"),
     "services/rag": ("services.chat", "services.agent", "services.tool"),
+    "services/proxy": (
+        "services.agent",
+        "services.chat",
+        "services.llm",
+        "services.text",
+        "services.tool",
+        "qingyu_ai.bus.transport",
+        "qingyu_ai.bus.connection",
+    ),
     "qingyu_ai/contract": (
         "qingyu_ai.routes",
         "qingyu_ai.bus",

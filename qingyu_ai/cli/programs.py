@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qingyu_ai.settings import Settings, env_name
+from qingyu_ai.settings import AiProxy, Settings, env_name
 
 from . import nats_server, postgres, probe
 from .process import Program, Stage
@@ -79,6 +80,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("agent", "services.agent", Stage.WORKER, lambda s: s.agent),
     Kind("rag", "services.rag", Stage.WORKER, lambda s: s.rag),
     Kind("bridge", "bridge", Stage.EDGE, lambda s: s.bridge, lambda s: _at(s.bridge, "bridge")),
+    Kind("proxy", "services.proxy", Stage.EDGE, lambda s: s.proxy, lambda s: _at(s.proxy, "proxy")),
 )
 """A new kind is one row here, a section in the settings, and a metrics port a hundred above the last one's."""
 
@@ -121,6 +123,7 @@ def broker(settings: Settings) -> Program:
 def workers(kind: Kind, settings: Settings, env: Mapping[str, str]) -> Iterator[Program]:
     """The processes of one kind. Metrics ports count up from the configured one; 0 stays 0, which is none."""
     section, served = kind.section(settings), kind.serves(settings)
+    env = {**env, **(proxy_environment(settings) if kind.name == "proxy" else {})}
     for i in range(section.processes):
         metrics = section.metrics_port and section.metrics_port + i
         if metrics:
@@ -165,6 +168,15 @@ def environment(settings: Settings) -> dict[str, str]:
         "QINGYU_LOG__FORMAT": "json",
         **python_environment(),
     }
+
+
+def proxy_environment(settings: Settings) -> dict[str, str]:
+    """What all proxies of this machine get: where its bridge is, and one key, so that each opens what another gave out."""
+    bridge, addr = settings.bridge, settings.ai.proxy.python_addr
+    if addr == AiProxy().python_addr:
+        addr = f"{probe.bracketed(probe.reachable(bridge.host))}:{bridge.port}"
+    key = settings.proxy.ticket_key.get_secret_value() or secrets.token_hex(32)
+    return {env_name(("ai", "proxy", "python_addr")): addr, env_name(("proxy", "ticket_key")): key}
 
 
 def python_environment() -> dict[str, str]:

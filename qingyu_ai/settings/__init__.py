@@ -22,6 +22,9 @@ from .models import ChatModel as ChatModel
 from .models import Endpoint as Endpoint
 from .models import Llm as Llm
 from .models import Offline as Offline
+from .proxy import Ai as Ai
+from .proxy import AiProxy as AiProxy
+from .proxy import Proxy as Proxy
 from .retrieval import Embedding as Embedding
 from .retrieval import Rag as Rag
 from .retrieval import Rerank as Rerank
@@ -61,6 +64,8 @@ class Settings(BaseSettings):
     tool: Tool = Tool()
     agent: Agent = Agent()
     rag: Rag = Rag()
+    proxy: Proxy = Proxy()
+    ai: Ai = Ai()
     offline: Offline = Offline()
     llm: Llm = Llm()
 

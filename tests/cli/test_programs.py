@@ -108,6 +108,17 @@ def test_no_processes_of_a_kind_means_none() -> None:
     ]
 
 
+def test_proxies_find_the_bridge_of_their_machine_and_share_one_key() -> None:
+    found = programs(load(proxy={"processes": 2}, bridge={"port": 6001}))
+    proxies = [program for program in found if program.name.startswith("proxy")]
+    assert [program.name for program in proxies] == ["proxy-1", "proxy-2"]
+    assert {program.env["QINGYU_AI__PROXY__PYTHON_ADDR"] for program in proxies} == {"127.0.0.1:6001"}
+    assert len({program.env["QINGYU_PROXY__TICKET_KEY"] for program in proxies}) == 1
+    assert not any("QINGYU_PROXY__TICKET_KEY" in program.env for program in found if program not in proxies)
+    elsewhere = load(proxy={"processes": 1}, ai={"proxy": {"python_addr": "dns:///bridge:50051"}})
+    assert programs(elsewhere)[-1].env["QINGYU_AI__PROXY__PYTHON_ADDR"] == "dns:///bridge:50051"
+
+
 def test_a_given_server_replaces_our_own_and_its_ports_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://elsewhere:4222")
     settings = load()
