@@ -1,4 +1,4 @@
-"""`python -m bench.retrieval PATH`: how well the offline search finds chapters of the 120-chapter Honglou meng.
+"""`python -m bench.retrieval [--grpc] PATH`: how well the offline search finds chapters of the 120-chapter Honglou meng.
 
 PATH is the novel in UTF-8, simplified characters, each chapter headed by a line such as `第一回 …`. Chapters are documents,
 without their headings. Queries: the 120 titles, and 60 questions of readers (`queries.tsv`). Everything was tuned on odd
@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from bench.rag_system import rag_system
 from services.rag.splitting import Piece, split
 from services.rag.terms import terms
 
 from . import corpus
 from .corpus import Document, Query
-from .engine import MODES, OVERLAP, TARGET, InMemory, Mode, Result
+from .engine import MODES, OVERLAP, TARGET, Engine, InMemory, Mode, Result
 from .evaluation import figures, is_chapter, is_passage, ranks
+from .served import SERVED, OverGrpc
 
 
 def main(path: Path) -> None:
-    """Print the tables."""
+    """Print the tables of the product's functions in memory."""
     novel = corpus.documents(path)
     engine = InMemory()
     began = time.process_time()
@@ -39,8 +41,24 @@ def main(path: Path) -> None:
         f"CPU: split, terms and postings {taken - began:.1f} s, vectors {embedded - taken:.1f} s; "
         f"of a million characters: split {_seconds(novel, _split):.2f} s, terms {_seconds(novel, terms):.2f} s"
     )
+    evaluate(novel, engine, MODES)
+
+
+def through_grpc(path: Path) -> None:
+    """Print the tables of a whole system: bridge, bus, worker, database."""
+    novel = corpus.documents(path)
+    with rag_system() as system:
+        engine = OverGrpc(system)
+        began = time.monotonic()
+        engine.index(novel)
+        print(f"{len(novel)} chapters in {time.monotonic() - began:.1f} s, through gRPC")
+        evaluate(novel, engine, SERVED)
+
+
+def evaluate(novel: list[Document], engine: Engine, modes: Sequence[Mode]) -> None:
+    """Ask everything, and print how it was answered."""
     titles, readers = corpus.titles(novel), corpus.readers(novel)
-    found = {mode: [engine.search(query.text, mode) for query in titles + readers] for mode in MODES}
+    found = {mode: [engine.search(query.text, mode) for query in titles + readers] for mode in modes}
     by_title = {mode: results[: len(titles)] for mode, results in found.items()}
     by_reader = {mode: results[len(titles) :] for mode, results in found.items()}
     _table("titles, by chapter", titles, by_title, is_chapter)
@@ -83,10 +101,16 @@ def _scores(queries: list[Query], found: dict[Mode, list[list[Result]]]) -> None
             next((one.score for one in own if is_passage(query, one)), 0.0)
             for query, own in zip(queries, results, strict=True)
         ]
-        print(f"| {mode} | {median(right):.2f} | {median(own[49].score for own in results):.2f} |")
+        print(
+            f"| {mode} | {median(right):.2f} | {median(own[min(49, len(own) - 1)].score for own in results if own):.2f} |"
+        )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case ["--grpc", given]:
+            through_grpc(Path(given))
+        case [given]:
+            main(Path(given))
+        case _:
+            sys.exit(__doc__)

@@ -56,7 +56,7 @@ class Rag(Worker):
     """Of one document's metadata, keys and values."""
     piece_characters: Annotated[int, Field(ge=50, le=8000)] = 400
     """How long the pieces of a document are to be."""
-    overlap_characters: Annotated[int, Field(ge=0)] = 60
+    overlap_characters: Annotated[int, Field(ge=0)] = 80
     """What a piece repeats of the one before."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 5
     """Results of a search that does not say how many it wants."""

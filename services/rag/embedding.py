@@ -16,7 +16,7 @@ from qingyu_ai.settings import Embedding
 from services.llm import vectors as llm
 
 from .lexical import LexicalEmbedding
-from .ranking import LEXICAL_WEIGHT, MODEL_WEIGHT
+from .ranking import MODEL_WEIGHT
 from .stored import Model, Vector
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Vectors(Protocol):
 
     @property
     def weight(self) -> float:
-        """What their ranking counts beside that of full text, which counts 1."""
+        """What their ranking counts beside that of full text, which counts 1; 0: it says nothing that words do not."""
 
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Sequence[Vector]:
         """Embed texts, in their order: float[len(texts), model.dimension]."""
@@ -66,9 +66,9 @@ class Vectors(Protocol):
 
 
 class LexicalVectors:
-    """Of spelling, not of meaning."""
+    """Of spelling, not of meaning: a hybrid search has its words for that, and does without them (docs/retrieval.md)."""
 
-    weight = LEXICAL_WEIGHT
+    weight = 0.0
 
     def __init__(self, dimension: int) -> None:
         self._made = LexicalEmbedding(dimension)

@@ -139,8 +139,11 @@ class Finder:
             standing = await self._store.standing(user, query.scope.project_id, deadline)
             if standing.serving is None:
                 return None
-            vector, background = await self._vector(query, standing, deadline, notes)
             embedder = self._embedders.get(standing.serving)
+            weight = embedder.weight if embedder is not None else 1.0
+            vector, background = None, 1.0
+            if weight or not query.hybrid:
+                vector, background = await self._vector(query, standing, deadline, notes)
             async with self._reader.view(user, query.scope, deadline) as view:
                 if await view.serving() != standing.serving:
                     notes.clear()
@@ -148,7 +151,6 @@ class Finder:
                 near: list[Near] = []
                 if embedder is not None and vector is not None:
                     near = await view.by_vector(embedder.model, vector, self._own.candidates)
-                weight = embedder.weight if embedder is not None else 0.0
                 return await self._gathered(view, query, standing, near, weight, background)
         raise Collided
 
@@ -184,7 +186,9 @@ class Finder:
         sizes = await view.sizes({key.document for key in (*words, *cosines)})
         by_words, by_meaning = (_in_order(scores, sizes) for scores in (words, cosines))
         keys = by_meaning
-        if worded is not None:
+        if worded is not None and not near:
+            keys = by_words
+        elif worded is not None:
             keys = fuse([(FULL_TEXT_WEIGHT, by_words), (weight, by_meaning)], _document)
         keys = keys[: self._own.candidates]
         held = {one.key: one.times for one in worded.pieces} if worded is not None else {}
