@@ -75,7 +75,7 @@ class Proxy(Section):
     host: str = "127.0.0.1"
     port: Port = 8080
     metrics_host: str = "127.0.0.1"
-    metrics_port: Port = 9864
+    metrics_port: Port = 9964
     drain_seconds: Seconds = 30.0
     authentication: Literal["off", "required"] = "off"
     """off: whoever calls is believed, on loopback only. required: a verified token, or the key of a trusted backend."""

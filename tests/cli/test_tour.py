@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +151,19 @@ def test_an_address_where_nobody_listens_is_named(
     monkeypatch.setattr(sys, "argv", ["tour.py", "--target", f"127.0.0.1:{port}"])
     assert module.main() == 1
     assert f"no connection to 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def imported(module: Path) -> set[Path]:
+    """The examples that an example is made of, itself too."""
+    names = set(re.findall(r"^(?:import|from) (\w+)", module.read_text("utf-8"), re.MULTILINE))
+    beside = {path for name in names if (path := module.with_name(f"{name}.py")).is_file()}
+    return {module}.union(*map(imported, beside))
+
+
+def test_all_that_the_tour_is_made_of_is_in_the_wheel_too() -> None:
+    needed = imported(ROOT / "examples" / "tour.py") | set((ROOT / "examples" / "novel").iterdir())
+    assert {"tour.py", "agent.py", "retrieval.py", "chendengdu.txt"} <= {path.name for path in needed}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for path in needed:
+        name = path.relative_to(ROOT).as_posix()
+        assert wheel["force-include"].get(name) == f"qingyu_ai/cli/{name}"
