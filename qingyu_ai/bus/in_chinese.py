@@ -40,7 +40,10 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"malformed", "格式有误"),
         (r"malformed or missing: (.+)", r"格式有误或缺失：\1"),
         (r"differs from (\S+) in the call's metadata", r"与该调用元数据中的 \1 不同"),
+        (r"differs from the path", "与路径不一致"),
         (r"differs from (\S+)", r"与 \1 不同"),
+        (r"must be a text with JSON in it", "须为 JSON 文本"),
+        (r"is no percent-encoded UTF-8", "不是百分号编码的 UTF-8"),
     )
 )
 """English, and what it is in Chinese. A phrase that is not here is shown as it is."""

@@ -87,7 +87,7 @@ class Face:
             raise AIProxyError(NOT_FOUND, f"没有名为 {kind[:64]!r} 的智能体；可用：{known}", english)
         task = await self._read(request, AgentTask)
         if task.agent_type not in (None, kind):
-            raise Invalid(("agentType", "differs from the path"), chinese="agentType：与路径不一致")
+            raise Invalid(("agentType", "differs from the path"))
         return AgentRequest.model_construct(**{**dict(task), "agent_type": kind})
 
     async def chat(self, request: Request) -> Response:
@@ -194,7 +194,7 @@ class Face:
         who, name = self.doors.who(request), request.path_params["name"]
         asked = await self._read(request, ToolParameters)
         if asked.tool_name not in ("", name):
-            raise Invalid(("toolName", "differs from the path"), chinese="toolName：与路径不一致")
+            raise Invalid(("toolName", "differs from the path"))
         asked = asked.model_copy(update={"tool_name": name})
         return await self._answer(request, self.service.call_tool(asked, who, **_how(request)))
 

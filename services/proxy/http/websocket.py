@@ -179,7 +179,7 @@ class Socket:
             raise WebSocketDisconnect(message.get("code") or NORMAL)
         text = message.get("text")
         if text is None:
-            raise Invalid(("message", "must be a text with JSON in it"), chinese="消息须为 JSON 文本")
+            raise Invalid(("message", "must be a text with JSON in it"))
         try:
             return frames.validate_json(text)
         except ValidationError as e:
