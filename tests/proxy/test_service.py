@@ -35,6 +35,7 @@ from services.proxy.models import (
 from services.proxy.service import AIProxyService
 from services.proxy.who import NOBODY, Who
 from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
 from tests.ports import free_port
 from tests.proxy.conftest import ME, Start
 from tests.waiting import eventually
@@ -169,34 +170,6 @@ async def test_document_that_was_not_stored_is_an_error(bridge: Bridge, start: S
         await (await start(bridge.port)).rag_index(IndexRequest(document_id="d", content="灯"), ME)
     assert (error.value.code, error.value.http_status) == ("5002", 500)
     assert "too short" in error.value.message
-
-
-class Halting:
-    """Says a word, then waits to be stopped or let go."""
-
-    def __init__(self) -> None:
-        self.release = asyncio.Event()
-        self.ran = self.stopped = 0
-
-    async def stream(self, call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
-        self.ran += 1
-        try:
-            yield ai.ChatStreamChunk(delta="前")
-            await self.release.wait()
-            yield ai.ChatStreamChunk(delta="后")
-            yield ai.ChatStreamChunk(is_final=True)
-        except (asyncio.CancelledError, GeneratorExit):
-            self.stopped += 1
-            raise
-
-    async def chat(self, call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
-        self.ran += 1
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
-            self.stopped += 1
-            raise
-        return ai.ChatResponse()
 
 
 async def test_stopping_the_iteration_stops_the_worker(bridge: Bridge, start: Start) -> None:

@@ -14,8 +14,8 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import tool_pb2 as tool
 from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
 from tests.proxy.http.conftest import ME, Open, Site
-from tests.proxy.test_service import Halting
 from tests.waiting import eventually
 
 ASKED = {"messages": [{"role": "user", "content": "夜雨"}]}

@@ -15,12 +15,12 @@ from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
 from tests.optional import require_program
 from tests.ports import free_port
 from tests.proxy.http.conftest import ME, Open
 from tests.proxy.http.test_json import ASKED
 from tests.proxy.http.test_sse import events
-from tests.proxy.test_service import Halting
 from tests.waiting import eventually
 
 CONFIGURATION = """

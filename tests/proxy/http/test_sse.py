@@ -19,9 +19,9 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from services.proxy.http import sse
 from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
 from tests.proxy.http.conftest import ME, Open, Site
 from tests.proxy.http.test_json import ASKED, error_of
-from tests.proxy.test_service import Halting
 from tests.waiting import eventually
 
 TEXT = "雨停了，😀林黛玉推开窗，看见天边有一道虹。"

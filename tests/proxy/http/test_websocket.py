@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
 from tests.proxy.http.conftest import ME, Open, Site
 from tests.proxy.http.test_json import ASKED
 from tests.proxy.http.test_sse import TEXT, speak
-from tests.proxy.test_service import Halting
 from tests.waiting import eventually
 
 
