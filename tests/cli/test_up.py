@@ -213,9 +213,8 @@ def test_a_demo_without_the_wheel_says_so_and_shows_the_rest(run: Run) -> None:
 def test_a_demo_whose_process_never_gets_ready_says_what_it_waited_for(run: Run, tmp_path: Path) -> None:
     demo = run("demo", TMPDIR=str(tmp_path), **NO_RETRIEVAL, **{FAULT: "never ready"})
     assert demo.finish(60) == 1
-    assert "waiting for chat: chat loads its model" in demo.output
-    assert "not everything was up after 3 s" in demo.output
-    assert "chat is ready" in demo.output  # its log
+    assert "waiting for chat: " in demo.output
+    assert "not everything was up after 3 s. Still missing: chat: " in demo.output
     assert list(tmp_path.glob("qingyu-demo-*")) == []
 
 
@@ -242,8 +241,8 @@ def test_a_demo_that_does_not_stop_cleanly_has_failed(run: Run) -> None:
 
 
 def test_a_demo_that_is_interrupted_stops_everything(run: Run, tmp_path: Path) -> None:
-    demo = run("demo", TMPDIR=str(tmp_path), **NO_RETRIEVAL, **{FAULT: "never ready"})
-    eventually_sync(demo.says("waiting for chat"))
+    demo = run("demo", TMPDIR=str(tmp_path), **NO_RETRIEVAL, **{FAULT: "never ready, patiently"})
+    eventually_sync(demo.says("waiting for chat: chat loads its model"), timeout=50)
     children = demo.children()
     demo.process.send_signal(signal.SIGINT)
     assert demo.finish() == 130
