@@ -16,12 +16,12 @@ import agent
 import grpc
 import retrieval
 from calling import (
-    KEEPALIVE,
     Broken,
     connect,
     heading,
     metadata,
     new_request_id,
+    opened,
     returned,
     show_usage,
     status_of,
@@ -47,9 +47,13 @@ def main() -> int:
     """Take the tour."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="127.0.0.1:50051", help="the bridge, host:port (default: %(default)s)")
-    target = parser.parse_args().target
+    parser.add_argument("--ca", help="certificates, PEM, one of which signed the bridge's (default: no TLS)")
+    parser.add_argument("--cert", help="our certificate, PEM, for a bridge that asks for one; with --key")
+    parser.add_argument("--key", help="its key, PEM")
+    given = parser.parse_args()
+    target = given.target
     try:
-        with grpc.insecure_channel(target, options=KEEPALIVE) as channel:
+        with opened(target, given.ca, given.cert, given.key) as channel:
             connect(channel, target)
             stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
             retrieves = health(stub)

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from .bus.connection import NatsBus
 from .bus.transport_errors import TransportError, Unfit
 from .bus.worker import Worker
+from .doors.login import Login
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
@@ -117,7 +118,7 @@ async def worker_process(
         TransportError: there is no broker, or not the one that the settings want.
         AddressTaken: the metrics port cannot be had.
     """
-    bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set)
+    bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set, login=Login.of(kind, settings.nats))
     await bus.ensure_topology(settings.bus)
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
     worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata)
@@ -158,6 +159,11 @@ def observe(worker: Worker, registry: CollectorRegistry = REGISTRY) -> None:
         ),
         ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.jobs.waiting_deltas),
         ("bus_requests", "Requests to NATS without a reply yet", lambda: worker.bus.waiting),
+        (
+            "replies_refused",
+            "Questions whose answer was wanted where nobody may ask",
+            lambda: worker.answering.refused,
+        ),
         ("dead_letters", "Jobs put aside by this process", lambda: worker.jobs.dead_letters.stored),
         ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.jobs.dead_letters.lost),
     ):

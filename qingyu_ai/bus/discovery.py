@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from . import subjects
 from .transport import Bus, Headers, Subscription
 from .transport_errors import Disconnected
 
@@ -127,7 +128,7 @@ class Announcement:
         self._interests.clear()
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        if reply:
+        if reply.startswith(f"{subjects.INBOX}."):  # of anybody: operators ask with tools of their own
             verb = subject.split(".")[1]
             self._bus.publish(reply, json.dumps(self._identity.answer(verb)).encode())
 

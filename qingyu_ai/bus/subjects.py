@@ -33,6 +33,9 @@ OPEN = "ai.open"
 DEAD = "ai.dead"
 """`ai.dead.<kind>.<call>.<reopened>`: jobs that were put aside."""
 
+INBOX = "_INBOX"
+"""`_INBOX.<role>.<process>.…`: replies and acks of one process; only its role hears them."""
+
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 """What a tool may be called, so that its name can be a subject token."""
 
@@ -69,6 +72,11 @@ def is_log(subject: str, kind: str, call: str) -> bool:
     """Whether a subject that a request carries is the log of this call, and nothing else."""
     parts = subject.split(".")
     return len(parts) == 5 and parts[:3] == [*STREAM.split("."), kind] and parts[3].isalnum() and parts[4] == call
+
+
+def inbox_of(role: str) -> str:
+    """The beginning of every inbox of a role."""
+    return f"{INBOX}.{role}."
 
 
 def cancel(call: str) -> str:

@@ -22,6 +22,7 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
 from . import subjects, topology
+from .answering import Answering
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, FollowUp, Served, internal
@@ -61,6 +62,7 @@ class Worker:
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
         self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished)
+        self.answering = Answering(kind)
         self._rpcs: dict[str, asyncio.Task[None]] = {}
         self._asked: set[asyncio.Task[None]] = set()
         # Counted apart from jobs: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
@@ -271,7 +273,7 @@ class Worker:
 
     def _on_rpc(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         served = self._find(subject)
-        if served is None or not reply:
+        if served is None or not self.answering.may(subject, reply):
             return
         if self.draining or len(self._asked) >= self._slots:
             self._refuse(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
 
-from .sections import KIB, MIB, Port, Seconds, Section
+from .sections import KIB, MIB, PemFile, Port, Seconds, Section, need_both
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -60,6 +60,18 @@ class AiProxy(Section):
     circuit_reset_time: Duration = 30.0
     """Until one call may try whether the bridge is well again."""
     enable_metrics: bool = True
+    ca_file: PemFile = None
+    """Certificates, PEM, one of which must have signed the bridge's. None: no TLS."""
+    cert_file: PemFile = None
+    """Our certificate, PEM, for a bridge that asks for one; with `key_file`."""
+    key_file: PemFile = None
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> AiProxy:
+        need_both(self.cert_file, self.key_file)
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("cert_file is set, and ca_file, without which there is no TLS, is not")
+        return self
 
 
 class Ai(Section):

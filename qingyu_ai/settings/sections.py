@@ -33,21 +33,19 @@ class Log(Section):
     """One line for each finished call. It costs the bridge a few per cent of its CPU, and metrics count the same."""
 
 
-class Nats(Section):
-    """The broker: where it is, and where `up` puts its own."""
+PemFile = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A file of certificates or a key. An empty variable is one that is not set."""
 
-    url: str = ""
-    """Servers to use, comma separated; empty: `up` starts one from the wheel. `NATS_URL` sets it too."""
-    host: str = "127.0.0.1"
-    port: Port = 4222
-    monitor_port: Port = 8222
-    route_port: Port = 6222
-    """Between the servers that `cluster` starts; each server has the next port of all three."""
 
-    @property
-    def servers(self) -> list[str]:
-        """The addresses to connect to."""
-        return [s.strip() for s in (self.url or f"nats://{self.host}:{self.port}").split(",") if s.strip()]
+def need_both(cert_file: Path | None, key_file: Path | None) -> None:
+    """Check that a certificate comes with its key.
+
+    Raises:
+        ValueError: one of both is missing.
+    """
+    if (cert_file is None) != (key_file is None):
+        there, missing = ("cert_file", "key_file") if key_file is None else ("key_file", "cert_file")
+        raise ValueError(f"{there} is set, and {missing}, which belongs to it, is not")
 
 
 def _number(value: object) -> object:
@@ -99,6 +97,9 @@ class Bus(Section):
     merge: bool = True
     """Neighbouring deltas that wait anyway become one stream message. Off: each delta stays a message of its own."""
     replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
+    make_streams: bool = True
+    """Whether each process makes the streams that are missing. False: `python -m qingyu_ai.streams` does, and the others wait for
+    them, so that no worker needs the right to make one."""
     default_deadline_seconds: Seconds = 600.0
     """For a call whose caller set no deadline."""
     longest_deadline_seconds: Seconds = 900.0
@@ -112,6 +113,11 @@ class Bridge(Section):
     port: Port = 50051
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
+    cert_file: PemFile = None
+    """Our certificate, PEM, with those between it and the authority's; with `key_file`. None: no TLS."""
+    key_file: PemFile = None
+    client_ca_file: PemFile = None
+    """Certificates, PEM: whoever calls must show one that one of these has signed. None: nobody is asked for one."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9464
     expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
@@ -125,6 +131,13 @@ class Bridge(Section):
     longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
     """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
     drain_seconds: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Bridge:
+        need_both(self.cert_file, self.key_file)
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("client_ca_file is set, and cert_file, without which there is no TLS, is not")
+        return self
 
 
 class Worker(Section):

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from qingyu_ai.bus.fault import Code
+from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted
 from qingyu_ai.routes import Route, StreamJob
 
 from .errors import UNAVAILABLE, AIProxyError, from_grpc
@@ -17,6 +18,13 @@ from .who import Metadata
 
 CONNECT_SECONDS = 10.0
 """How long a start waits for the bridge."""
+
+LONGEST_CALL_SECONDS = 3600.0
+"""How long calls that run may keep a channel whose certificates were rotated."""
+
+LOOK_SECONDS = 3.0
+
+NO_FILES = Files("QINGYU_AI__PROXY")
 
 OPTIONS = (
     # A bridge that is frozen or cut off is noticed within 13 s, also while nothing is being said; the bridge allows the pace.
@@ -53,15 +61,39 @@ def translated() -> Iterator[None]:
 
 
 class Connection:
-    """A channel to the bridge.
+    """A channel to the bridge. When the certificates were rotated, new calls get a new one, and those that run keep theirs.
 
     Args:
         target: `host:port`, or any target of gRPC's.
+        files: certificates; none: no TLS.
+
+    Raises:
+        SettingsError: the certificates do not hold.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, files: Files = NO_FILES) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._files = files
+        self._credentials = Rotating(files, _credentials) if files else None
+        self._used = self._credentials.current if self._credentials else None
+        self._current = self._open()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._used is None:
+            return grpc.aio.insecure_channel(self.target, options=OPTIONS)
+        return grpc.aio.secure_channel(self.target, self._used, options=OPTIONS)
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        """For the next call."""
+        if self._credentials is not None and (found := self._credentials.current) is not self._used:
+            before, self._used = self._current, found
+            self._current = self._open()
+            leaving = asyncio.get_running_loop().create_task(before.close(LONGEST_CALL_SECONDS))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        return self._current
 
     async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
         """Wait for a connection.
@@ -74,6 +106,8 @@ class Connection:
                 await self._channel.channel_ready()
         except TimeoutError:
             english = f"There is no connection to the AI service at {self.target} within {seconds:g} s"
+            if why := await why_not_encrypted(self.target, self._files):
+                english = f"{english}: {why}"
             raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
 
     async def unary(
@@ -106,7 +140,9 @@ class Connection:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._channel.close()
+        for leaving in self._leaving:
+            leaving.cancel()
+        await self._current.close()
 
 
 class Streaming:
@@ -133,6 +169,37 @@ class Streaming:
             while (message := await self._call.read()) is not grpc.aio.EOF:
                 yield message
             self.trailers = _texts(await self._call.trailing_metadata())
+
+
+def _credentials(pem: Pem) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(pem.ca or None, pem.key or None, pem.cert or None)
+
+
+async def why_not_encrypted(target: str, files: Files) -> str:
+    """Try TLS by ourselves, because gRPC only says that it did not work; empty: it is not that.
+
+    Args:
+        target: of several addresses, the first is tried; what has no port is left alone.
+    """
+    address = target.removeprefix("ipv4:").removeprefix("dns:").removeprefix("///").split(",")[0]
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return ""
+    try:
+        context = client_context(files.read(), files)
+        context.set_alpn_protocols(["h2"])
+        async with asyncio.timeout(LOOK_SECONDS):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+            try:
+                await reader.read(1)  # a server that wants a certificate says so only now
+            finally:
+                writer.close()
+    except TimeoutError:
+        return ""
+    except OSError as e:
+        said = unencrypted(e, files)
+        return said if files else f"the bridge speaks TLS: set {files.setting('ca')}" if said else ""
+    return "" if files else f"the bridge speaks TLS: set {files.setting('ca')}"
 
 
 def _texts(metadata: Any) -> dict[str, str]:
