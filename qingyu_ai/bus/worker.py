@@ -23,10 +23,11 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
-from .errors import BusDown, Fault, Invalid, Overloaded, TooLarge
+from .errors import BusDown, Cancelled, Expired, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, FollowUp, Served, internal
 from .headers import Envelope
 from .jobs import Jobs
+from .observing import NOBODY, Observed, Observer, Process
 from .speaker import MAX_CHUNK
 from .transport import Bus, Headers, Hook, Subscription
 from .transport_errors import PayloadTooLarge, TransportError
@@ -49,18 +50,27 @@ class Worker:
         settings: times and sizes of the protocol.
         slots: jobs that run at once, and as many rpc calls beside them.
         metadata: what the worker says of itself when asked who is there.
+        observer: told what happens.
     """
 
     def __init__(
-        self, bus: Bus, kind: str, settings: BusSettings, *, slots: int, metadata: dict[str, str] | None = None
+        self,
+        bus: Bus,
+        kind: str,
+        settings: BusSettings,
+        *,
+        slots: int,
+        metadata: dict[str, str] | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         self.bus = bus
         self.kind = kind
         self._settings = settings
         self._slots = slots
+        self._observer = observer
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
-        self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished)
+        self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished, observer)
         self._rpcs: dict[str, asyncio.Task[None]] = {}
         self._asked: set[asyncio.Task[None]] = set()
         # Counted apart from jobs: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
@@ -75,6 +85,7 @@ class Worker:
             {"kind": kind, "protocol": str(wire.PROTOCOL), **(metadata or {})},
         )
         self._announcement = Announcement(bus, self.identity)
+        self._process = Process(self.token, kind, __version__)
         self.draining = False
         self._beside: list[tuple[Hook, Hook]] = []
         self._on_finished: Callable[[str, float], None] = lambda method, seconds: None
@@ -207,6 +218,7 @@ class Worker:
         for begin, _ in self._beside:
             await begin()
         await self._announcement.start()
+        self._observer.worker_up(self._process, self._slots)
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
 
     async def drain(self, seconds: float) -> None:
@@ -217,6 +229,7 @@ class Worker:
         """
         self.draining = True
         log.info("worker_drains", worker=self.kind, running=self.running, seconds=seconds)
+        self._observer.worker_draining(self._process, self.running)
         await self._announcement.stop()
         for _, end in reversed(self._beside):
             await end()
@@ -224,9 +237,9 @@ class Worker:
         cancel, credit, *rpcs = self._interests
         for interest in (*rpcs, *self._opened.values()):
             await interest.stop()
-        if self.running:
-            await asyncio.wait(self._asked | self.jobs.tasks, timeout=seconds)
-        left = self._asked | self.jobs.tasks
+        if left := self._left:
+            await asyncio.wait(left, timeout=seconds)
+        left = self._left
         for task in left:
             task.cancel()
         if left:
@@ -236,7 +249,12 @@ class Worker:
             await interest.stop()
         if self._clock is not None:
             self._clock.cancel()
+        self._observer.worker_down(self._process, lost=False)
         log.info("worker_stopped", worker=self.kind, id=self.token)
+
+    @property
+    def _left(self) -> set[asyncio.Task[None]]:
+        return self._asked | self.jobs.tasks | self.jobs.answered
 
     async def _keep_time(self) -> None:
         while True:
@@ -276,34 +294,41 @@ class Worker:
         if envelope.deadline.passed:
             log.info("rpc_expired", call=envelope.call, method=served.route.method)
             return
-        task = asyncio.get_running_loop().create_task(self._run_rpc(served, envelope, reply, data))
+        call = Observed.of(served.route, subject, envelope)
+        task = asyncio.get_running_loop().create_task(self._run_rpc(served, call, reply, data))
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
         self._rpcs[envelope.call] = task
 
-    async def _run_rpc(self, served: Served, envelope: Envelope, reply: str, data: bytes) -> None:
-        began = time.monotonic()
+    async def _run_rpc(self, served: Served, call: Observed, reply: str, data: bytes) -> None:
+        began, envelope = time.monotonic(), call.envelope
         error = ""
+        fault: Fault | None = None
         try:
             async with asyncio.timeout(envelope.deadline.remaining):
                 answer = await self._answer(served, envelope, data)
             self.bus.publish(reply, answer)
         except TimeoutError:
-            error = "deadline exceeded"  # the caller knows by its own clock
+            error, fault = "deadline exceeded", Expired()  # the caller knows by its own clock
+        except asyncio.CancelledError:
+            fault = Cancelled()
+            raise
         except PayloadTooLarge as e:
-            self._refuse(reply, TooLarge("The answer", "回答", e.size, MAX_CHUNK))
+            fault = TooLarge("The answer", "回答", e.size, MAX_CHUNK)
+            self._refuse(reply, fault)
             error = "answer too large"
         except TransportError as e:
             log.warning("rpc_answer_lost", call=envelope.call, error=str(e))
-            error = str(e)
+            error, fault = str(e), BusDown.of(e)
         except Fault as e:
             self._refuse(reply, e)
-            error = e.message
+            error, fault = e.message, e
         finally:
             self._rpcs.pop(envelope.call, None)
             seconds = time.monotonic() - began
             served.counts.add(seconds, error)
             self._finished(served.route.method, seconds)
+            self._observer.asked(call, seconds, fault)
 
     async def _answer(self, served: Served, envelope: Envelope, data: bytes) -> bytes:
         try:
