@@ -19,6 +19,9 @@ ANSWER_SECONDS = 5.0
 FORGOTTEN_SECONDS = 60.0
 """After which the server forgets a consumer without a name of its own that nobody asks."""
 
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""The server counts nanoseconds in 64 bits, which end in 2262: a later time would be one long ago."""
+
 UNACKNOWLEDGED = 8192
 """Messages that all readers of one consumer may hold together."""
 
@@ -53,7 +56,7 @@ def from_sequence(sequence: int) -> Start:
 
 def from_time(at: datetime) -> Start:
     """Begin with the first message that was stored at this time or later."""
-    return Start("by_start_time", at=at)
+    return Start("by_start_time", at=min(at.astimezone(UTC), LATEST))
 
 
 class Consumers:
@@ -69,8 +72,11 @@ class Consumers:
         self._stream = stream
         self._ack_wait_seconds = ack_wait_seconds
 
-    async def make(self, name: str, subjects: Sequence[str], start: Start, *, durable: bool) -> None:
+    async def make(self, name: str, subjects: Sequence[str], start: Start, *, durable: bool) -> dict[str, Any]:
         """Make a consumer, or have one that is there follow these subjects from now on.
+
+        Returns:
+            What the server says of it, as `find` does.
 
         Raises:
             StoreRefused: the stream is not there (`NO_STREAM`), or the server makes no such consumer.
@@ -97,7 +103,7 @@ class Consumers:
                 if field in was:
                     config[field] = was[field]
         wanted = json.dumps({"stream_name": self._stream, "config": config}).encode()
-        await self._api.api(f"CONSUMER.CREATE.{self._stream}.{name}", wanted, ANSWER_SECONDS)
+        return await self._api.api(f"CONSUMER.CREATE.{self._stream}.{name}", wanted, ANSWER_SECONDS)
 
     async def find(self, name: str) -> dict[str, Any] | None:
         """What the server says of a consumer; None: it is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import secrets
 from collections import deque
@@ -59,13 +60,16 @@ class Subscription:
     """
 
     def __init__(
-        self, servers: Sequence[str], filters: Sequence[str], since: Start, durable: str, *, typed: bool
+        self, servers: Sequence[str], filters: Sequence[str], since: Start, durable: str, *, typed: bool, follow: bool
     ) -> None:
         self._servers = list(servers)
         self._filters = list(filters)
         self._since = since
         self._durable = durable
         self._typed = typed
+        self._left = math.inf
+        """Events until it ends."""
+        self._follow = follow
         self._name = durable or f"reader-{secrets.token_hex(8)}"
         self._bus: NatsBus | None = None
         self._consumers: Consumers | None = None
@@ -104,7 +108,7 @@ class Subscription:
         if opened_here:
             await self._open()
         try:
-            while True:
+            while self._left:
                 while not self._waiting:
                     if self._closed:
                         raise Unreachable(
@@ -116,6 +120,7 @@ class Subscription:
                 yield read(one.subject, one.data, one.headers, one.sequence, one.delivery, typed=self._typed)
                 one.ack()
                 self._current = None
+                self._left -= 1
                 self._handled = max(self._handled, one.sequence)
                 assert self._puller is not None
                 self._puller.renew()
@@ -131,7 +136,9 @@ class Subscription:
         self._consumers = Consumers(StreamApi(bus.ask), topology.EVENTS, ACK_WAIT_SECONDS)
         try:
             self._generation = await bus.generation(topology.EVENTS)
-            await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
+            made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
+            if not self._follow:
+                self._left = made["num_pending"] + made["num_ack_pending"]
             queue = Queue(topology.EVENTS, self._name, "")
             self._puller = await bus.pull(queue, lambda: HELD - len(self._waiting), self._on_delivery)
         except TransportError as e:
@@ -150,11 +157,18 @@ class Subscription:
             self._watch.cancel()
         if self._puller is not None:
             await self._puller.stop()
+        for one in self._held:
+            one.nak()  # to whoever shares this subscription, or comes back to it
+        self._waiting.clear()
         if self._bus is not None:
             if not self._durable and self._consumers is not None and self._bus.connected:
                 with contextlib.suppress(TransportError):
                     await self._consumers.drop(self._name)
             await self._bus.close()
+
+    @property
+    def _held(self) -> list[NatsDelivery]:
+        return [*([self._current] if self._current is not None else []), *self._waiting]
 
     def _lost(self) -> None:
         self._closed = True
@@ -162,9 +176,19 @@ class Subscription:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         one = cast(NatsDelivery, delivery)  # of a NatsBus
+        if one.delivery > 1 and not self._wanted(one.subject):
+            one.ack()  # given to this durable before, when it had another filter
+            return
         self._waiting.append(one)
         self._pending = one.pending
         self._wake.set()
+
+    def _wanted(self, subject: str) -> bool:
+        parts = subject.split(".")
+        return any(
+            all(wanted in ("*", ">", part) for wanted, part in zip(one.split("."), parts, strict=False))
+            for one in self._filters
+        )
 
     async def _keep(self) -> None:
         """Say that what is held is being worked at, and see that there is a consumer."""
@@ -172,10 +196,9 @@ class Subscription:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             rounds += 1
-            if rounds % int(ACK_WAIT_SECONDS / 3) == 0:
-                for one in (self._current, *self._waiting):
-                    if one is not None:
-                        one.in_progress()
+            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0:
+                for one in self._held:
+                    one.in_progress()
             try:
                 await self._look()
             except TransportError as e:
@@ -213,6 +236,7 @@ def subscribe(
     event: str | Iterable[str] = (),
     project: str | Iterable[str] = (),
     typed: bool = True,
+    follow: bool = True,
 ) -> Subscription:
     """Subscribe to events.
 
@@ -227,6 +251,7 @@ def subscribe(
         event: only these, as docs/events.md names them: completed, failed.
         project: only of these projects, by their ids; `""` in a list: of none.
         typed: False: `Event.data` is the encoded message, four times as fast.
+        follow: False: end with the last event that there is when it begins.
 
     Raises:
         ValueError: a name that there is not, or one that cannot be a consumer's.
@@ -237,7 +262,8 @@ def subscribe(
     services, events = _named("service", service, CALL_SERVICES), _named("event", event, BY_NAME)
     projects = [project] if isinstance(project, str) and project else list(project)
     tokens = [subjects.project_token(one) for one in projects] or ["*"]
-    filters = [subjects.event(*tokens) for tokens in product(services, events, tokens)]
+    every = services == events == tokens == ["*"]
+    filters = [f"{subjects.EVENTS}.>"] if every else [subjects.event(*one) for one in product(services, events, tokens)]
     match since:
         case Start():
             start = since
@@ -245,7 +271,9 @@ def subscribe(
             start = consumers.from_time(since)
         case _:
             start = consumers.from_sequence(since)
-    return Subscription([a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed)
+    return Subscription(
+        [a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed, follow=follow
+    )
 
 
 def _named(what: str, given: str | Iterable[str], known: Iterable[str]) -> list[str]:
