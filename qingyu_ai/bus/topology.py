@@ -106,6 +106,8 @@ class Plan:
     """When full: drop the oldest message; otherwise refuse the new one."""
     age_seconds: float = 0
     bytes: int = -1
+    batches: bool = False
+    """Several messages may be stored at once, with one acknowledgement."""
 
     def config(self, replicas: int) -> StreamConfig:
         """As JetStream takes it."""
@@ -122,6 +124,7 @@ class Plan:
             allow_direct=True,
             allow_rollup_hdrs=self.key_value,
             deny_delete=self.key_value,
+            allow_atomic=self.batches or None,
         )
 
 
@@ -162,7 +165,14 @@ def plans(bus: BusSettings) -> list[Plan]:
         ),
         Plan(DEAD, f"{subjects.DEAD}.>", age_seconds=bus.dead_letter_age_seconds, bytes=bus.dead_letter_bytes),
         # Whoever subscribes must not be able to stop calls: it drops what is oldest, heard or not.
-        Plan(EVENTS, f"{subjects.EVENTS}.>", evict=True, age_seconds=bus.events_age_seconds, bytes=bus.events_bytes),
+        Plan(
+            EVENTS,
+            f"{subjects.EVENTS}.>",
+            evict=True,
+            age_seconds=bus.events_age_seconds,
+            bytes=bus.events_bytes,
+            batches=True,
+        ),
     ]
 
 

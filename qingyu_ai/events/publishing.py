@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 from qingyu_ai.bus import subjects
 from qingyu_ai.bus.fault import Fault
 from qingyu_ai.bus.observing import Decided, Observed, Process
-from qingyu_ai.bus.patience import patiently
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.transport_errors import PayloadTooLarge, TransportError
 from qingyu_ai.contract import events_pb2 as events
@@ -24,6 +23,7 @@ from qingyu_ai.settings import Bus as BusSettings
 
 from . import cloudevents, kinds
 from .deriving import Told, about, of_asked, of_decision
+from .keeping import Keeper
 from .kinds import Kind
 
 log = structlog.get_logger(__name__)
@@ -43,6 +43,7 @@ class Publisher:
     def __init__(self, bus: Bus, settings: BusSettings) -> None:
         self._bus = bus
         self._settings = settings
+        self._keeper = Keeper(bus, settings)
         self._allowance = float(settings.events_per_second)
         self._refilled = time.monotonic()
         self.sent: Counter[str] = Counter()
@@ -132,7 +133,7 @@ class Publisher:
         now, rate = time.monotonic(), self._settings.events_per_second
         self._allowance = min(rate, self._allowance + (now - self._refilled) * rate)
         self._refilled = now
-        if self._allowance < 1 or self._bus.unsent_bytes > UNSENT:
+        if self._allowance < 1 or self._keeper.late or self._bus.unsent_bytes > UNSENT:
             return False
         self._allowance -= 1
         return True
@@ -155,12 +156,8 @@ class Publisher:
         block = cloudevents.encode(
             id, source(call.kind), kind.type, at, envelope.call, envelope.traceparent, unique=True
         )
-        data = message.SerializeToString()
         try:
-            await patiently(
-                lambda: self._bus.store(subject, data, headers=block, timeout=self._settings.store_seconds),
-                self._settings.patience_seconds,
-            )
+            await self._keeper.keep(id, subject, message.SerializeToString(), block)
         except PayloadTooLarge as e:
             # It would be as large the next time, and the job must end.
             log.error("event_too_large", event_kind=kind.name, call=envelope.call, error=str(e))

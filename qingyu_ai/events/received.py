@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import structlog
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from qingyu_ai.bus.transport import Headers
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
@@ -34,6 +37,9 @@ Data: TypeAlias = (
 
 DATACLASSES: dict[str, type[Data]] = {type: getattr(v1, type.rpartition(".")[2]) for type in BY_TYPE}
 """By CloudEvents type."""
+
+PARTS: dict[str, type[Any]] = {part: getattr(v1, part) for part in ("Call", "Usage", "Failure", "Worker")}
+"""Dataclasses of messages that events are made of."""
 
 NOTHING_SAID = Attributes(id="", source="", type="")
 
@@ -92,14 +98,38 @@ def read(
     return Event(attributes, _typed(attributes, data) if typed else data, subject, sequence, delivery)
 
 
+@functools.cache
+def _fields(descriptor: Descriptor) -> tuple[tuple[str, type[Any] | None], ...]:
+    """Names of fields, and the dataclasses of those that are messages."""
+    return tuple((f.name, PARTS[f.message_type.name] if f.message_type else None) for f in descriptor.fields)
+
+
+def _has_unknown(message: Message) -> bool:
+    """Whether a later release has written something that this one would forget."""
+    if len(UnknownFieldSet(message)):
+        return True
+    return any(_has_unknown(value) for field, value in message.ListFields() if field.message_type)
+
+
+def _build(message: Message, dataclass: type[Any]) -> Any:
+    """A dataclass with what a message has."""
+    values: dict[str, Any] = {}
+    for name, part in _fields(message.DESCRIPTOR):
+        if part is None:
+            values[name] = getattr(message, name)
+        elif message.HasField(name):
+            values[name] = _build(getattr(message, name), part)
+    return dataclass(**values)
+
+
 def _typed(attributes: Attributes, data: bytes) -> Data | bytes:
     dataclass = DATACLASSES.get(attributes.type)
     if dataclass is None:
         return data
     try:
-        # betterproto2 takes what is cut for whole (decision record 0001), so protobuf looks first.
-        BY_TYPE[attributes.type].message.FromString(data)
-        return dataclass.parse(data)
+        # betterproto2 takes what is cut for whole (decision record 0001), and takes seven times as long.
+        message = BY_TYPE[attributes.type].message.FromString(data)
+        return dataclass.parse(data) if _has_unknown(message) else cast(Data, _build(message, dataclass))
     except (DecodeError, ValueError) as e:
         log.warning("event_unreadable", id=attributes.id, type=attributes.type, error=str(e))
         return data

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qingyu_ai import routes
-from qingyu_ai.bus import topology
+from qingyu_ai.bus import record, topology
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import BusDown, Cancelled, Fault, Invalid
@@ -16,9 +16,10 @@ from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
-from qingyu_ai.bus.observing import Observed
+from qingyu_ai.bus.observing import Decided, Observed
 from qingyu_ai.bus.subjects import project_token
 from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
 from qingyu_ai.events.publishing import Publisher
@@ -249,6 +250,28 @@ class TestShedding:
         assert publisher.shed["first_token"] == 1
         assert not broker.streams[topology.EVENTS].messages
         broker.close()
+
+    async def test_stream_that_is_slow_to_store_what_is_kept_gets_nothing_that_may_be_shed(self) -> None:
+        broker = Broker()
+        bus = MemoryBus(broker)
+        publisher = Publisher(bus, BusSettings(store_seconds=2))
+        del broker.streams[topology.EVENTS]  # nobody answers
+        waiting = asyncio.create_task(publisher.decided(ended("2" * 32)))
+        await eventually(lambda: publisher._keeper.late)
+        publisher.started(call_of("1" * 32), "w", 1)
+        assert (publisher.shed["started"], publisher.waiting) == (1, 1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert publisher._keeper._task is not None
+        publisher._keeper._task.cancel()
+        await asyncio.gather(*publisher._keeper._singles, publisher._keeper._task, return_exceptions=True)
+        broker.close()
+
+
+def ended(call: str) -> Decided:
+    """A call that has completed."""
+    held = bus_pb2.Record(state=record.DONE, at_ms=1, end=bus_pb2.End())
+    return Decided(call_of(call), 7, held, b"")
 
 
 def call_of(call: str) -> Observed:

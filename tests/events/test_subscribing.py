@@ -7,8 +7,12 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
@@ -19,7 +23,9 @@ from qingyu_ai.bus.subjects import project_token
 from qingyu_ai.contract import events_pb2
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
 from qingyu_ai.events import BEGINNING, Event, Subscription, Unreachable, cloudevents, subscribe, subscribing
+from qingyu_ai.events.kinds import KINDS, Kind
 from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.events.received import DATACLASSES, read
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import clean
 from tests.nats_cluster import AnyNats
@@ -27,6 +33,10 @@ from tests.nats_process import NatsProcess
 from tests.waiting import eventually
 
 numbers = itertools.count(1)
+
+LEAST = {"ce-id": "1", "ce-source": "/s", "ce-specversion": "1.0"}
+
+TYPE_NAMES = {FieldDescriptor.CPPTYPE_STRING: "string", FieldDescriptor.CPPTYPE_BOOL: "bool"}
 
 
 @pytest.fixture
@@ -318,3 +328,37 @@ async def test_publisher_and_subscriber_agree(bus: NatsBus, nats_process: AnyNat
     assert accepted.data.call is not None
     assert (accepted.data.call.target, accepted.data.call.user) == ("plot", "张三")
     assert (tool.data.tool, tool.data.duration_ms, tool.id) == ("count_words", 250, f"{'c' * 32}.tool.4.1")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_dataclass_is_what_betterproto2_would_read(kind: Kind) -> None:
+    """It is built from protobuf's message, because that takes a seventh of the time."""
+    message = filled(kind.message)
+    for data in (message.SerializeToString(), b""):
+        event = read("s", data, {**LEAST, "ce-type": kind.type}, 1, 1)
+        assert event.data == DATACLASSES[kind.type].parse(data)
+        assert not isinstance(event.data, bytes)
+        assert bytes(event.data) == data
+
+
+def filled(message: type[Message]) -> Message:
+    """A message with something in every field."""
+    made = message()
+    for field in made.DESCRIPTOR.fields:
+        if field.message_type is not None:
+            getattr(made, field.name).CopyFrom(filled(GetMessageClass(cast(Descriptor, field.message_type))))
+        else:
+            setattr(made, field.name, {"string": "青羽", "bool": True}.get(TYPE_NAMES.get(field.cpp_type, ""), 7))
+    return made
+
+
+def test_field_of_a_later_release_is_kept() -> None:
+    data = events_pb2.CallStarted(worker="w", call=events_pb2.Call(id="c")).SerializeToString()
+    for newer in (
+        data + b"\x98\x06\x01",
+        b"\x12\x03\x98\x06\x01" + b"\x1a\x01w",
+    ):  # field 99, outside and inside `call`
+        event = read("s", newer, {**LEAST, "ce-type": "qingyu.ai.events.v1.CallStarted"}, 1, 1)
+        assert isinstance(event.data, v1.CallStarted)
+        assert event.data.worker == "w"
+        assert bytes(event.data) == newer
