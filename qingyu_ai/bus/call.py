@@ -33,11 +33,7 @@ ATTACH_TRIES = 5
 
 
 class Caller:
-    """One bridge process on the bus.
-
-    Args:
-        observer: told what happens.
-    """
+    """One bridge process on the bus. Its observer is told what happens."""
 
     def __init__(self, bus: Bus, settings: BusSettings, presence: Presence, observer: Observer = NOBODY) -> None:
         self.bus = bus
