@@ -106,6 +106,9 @@ class Keeper:
                 # One of them is known already, or the stream is in trouble: each finds out for itself.
                 log.debug("batch_refused", events=len(batch), error=str(e))
                 whole = False
+            except Exception:
+                log.exception("batch_failed", events=len(batch))  # a defect must not leave jobs waiting for ever
+                whole = False
             if whole:
                 for one in batch:
                     _settle(one)
@@ -148,15 +151,21 @@ class Keeper:
                 self._settings.patience_seconds,
             )
         except TransportError as e:
-            if not one.stored.done():
-                one.stored.set_exception(e)
+            _settle(one, e)
+        except Exception:
+            log.exception("event_failed", id=one.id)
+            _settle(one, TransportError("the event could not be stored"))
         else:
             _settle(one)
 
 
-def _settle(one: Kept) -> None:
-    if not one.stored.done():  # whoever waited may be gone
+def _settle(one: Kept, error: TransportError | None = None) -> None:
+    if one.stored.done():
+        return  # whoever waited is gone
+    if error is None:
         one.stored.set_result(None)
+    else:
+        one.stored.set_exception(error)
 
 
 def _in_batch(headers: bytes, name: str, n: int, *, commit: bool = False) -> bytes:

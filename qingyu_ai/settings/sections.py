@@ -93,7 +93,7 @@ class Bus(Section):
     dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     events_age_seconds: Seconds = 7 * 24 * 3600.0
     events_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    """About two million events. When it is full the oldest go, whether everybody has heard them or not."""
+    """About 1.6 million events. When it is full the oldest go, whether everybody has heard them or not."""
     events_per_second: Annotated[int, Field(ge=0)] = 2000
     """Events of one process that may be shed. What is beyond it is counted and dropped; 0: none is sent."""
     session_age_seconds: Seconds = 7 * 24 * 3600.0

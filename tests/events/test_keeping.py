@@ -111,3 +111,16 @@ async def test_whoever_no_longer_waits_disturbs_nobody(bus: NatsBus, settings: B
     gone.cancel()
     await there
     assert "2" in await stored(bus)
+
+
+async def test_defect_leaves_nobody_waiting(
+    bus: NatsBus, settings: BusSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*args: object, **more: object) -> int:
+        raise KeyError("seq")
+
+    monkeypatch.setattr(NatsBus, "store", broken)
+    keeper = Keeper(bus, settings)
+    monkeypatch.setattr(keeper, "_commit", broken)
+    results = await asyncio.gather(keep(keeper, "1"), keep(keeper, "2"), return_exceptions=True)
+    assert all(isinstance(result, TransportError) for result in results)
