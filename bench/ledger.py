@@ -2,9 +2,9 @@
 
     python -m bench.ledger --calls 1000
 
-Chats and streams of ten users, by a gRPC client that adds up what each caller is told of its cost in trailing metadata. Meanwhile
-a worker is killed every two seconds or so, and the ledger too; both are started again. A call that is refused because no worker
-is there is made again under its request id, as the proxy does. Then the ledger's totals are compared.
+Chats and streams of ten users, by a gRPC client that adds up what each caller is told of its cost in trailing metadata. A worker
+is killed for each 25 calls that end, and the ledger for each 100; both are started again. A call that is refused because no
+worker is there is made again under its request id, as the proxy does. Then the ledger's totals are compared.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import sqlite3
@@ -34,7 +35,9 @@ from tests.running import ROOT, System
 
 USERS = 10
 AT_ONCE = 40
-KILL_SECONDS = (1.0, 3.0)
+WORKER_KILL_EVERY, LEDGER_KILL_EVERY = 25, 100
+"""Calls that end between two kills."""
+
 CALL_SECONDS = 180.0
 SETTLE_SECONDS = 90.0
 
@@ -141,16 +144,18 @@ async def cost_of(
     return await answer.trailing_metadata()
 
 
-async def every(seconds: tuple[float, float], rng: random.Random, act: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again."""
+async def kill_all(kills: asyncio.Queue[Callable[[], Awaitable[None]]]) -> None:
+    """Do what is asked for, one after the other."""
     while True:
-        await asyncio.sleep(rng.uniform(*seconds))
-        await act()
+        kill = await kills.get()
+        await kill()
+        kills.task_done()
 
 
 async def drive(system: System, ledger: LedgerProcess, calls: int, seed: int) -> Tally:
     """Call, kill, and wait until the ledger has all of it."""
     tally, rng, left = Tally(), random.Random(seed), iter(range(calls))
+    kills: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
 
     async def kill_worker() -> None:
         worker = rng.choice([worker for worker in system.workers if worker.alive])
@@ -166,18 +171,20 @@ async def drive(system: System, ledger: LedgerProcess, calls: int, seed: int) ->
     async with grpc.aio.insecure_channel(system.target) as channel:
         stub: ai_agent_pb2_grpc.AIAgentServiceAsyncStub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
 
+        ended = itertools.count(1)
+
         async def caller() -> None:
             for number in left:
                 await call(stub, number, tally)
+                count = next(ended)
+                for often, kill in ((WORKER_KILL_EVERY, kill_worker), (LEDGER_KILL_EVERY, kill_ledger)):
+                    if count % often == 0:
+                        kills.put_nowait(kill)
 
-        killing = [
-            asyncio.create_task(every(KILL_SECONDS, rng, kill_worker)),
-            asyncio.create_task(every((KILL_SECONDS[0] * 4, KILL_SECONDS[1] * 4), rng, kill_ledger)),
-        ]
+        killing = asyncio.create_task(kill_all(kills))
         await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
-        for task in killing:
-            task.cancel()
-        await asyncio.gather(*killing, return_exceptions=True)
+        await kills.join()
+        killing.cancel()
     end = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end:
         tally.kept = await asyncio.to_thread(ledger.totals)

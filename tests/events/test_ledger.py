@@ -73,10 +73,10 @@ def test_new_file_begins_anew_and_an_old_one_goes_on(tmp_path: Path, open_ledger
 @pytest.mark.timeout(240)
 def test_ledger_is_exact_while_workers_and_the_ledger_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each call it has what its caller was told."""
-    monkeypatch.setattr(run, "KILL_SECONDS", (0.5, 1.5))
+    monkeypatch.setattr(run, "WORKER_KILL_EVERY", 20)
+    monkeypatch.setattr(run, "LEDGER_KILL_EVERY", 40)
     tally = run.run(120, seed=3)
-    assert tally.worker_kills > 3
-    assert tally.ledger_kills > 0
+    assert (tally.worker_kills, tally.ledger_kills) == (6, 3)
     assert not tally.failed
     assert sum(calls for calls, _, _ in tally.told.values()) == 120
     assert tally.kept == tally.told
