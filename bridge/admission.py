@@ -35,6 +35,10 @@ RESUME_KEY = "x-resume-from"
 LINGER_KEY = "x-linger-ms"
 """Metadata of a job: for how long it goes on when its caller is lost, so that the caller may come back."""
 
+FOLLOW_KEY = "x-follow"
+"""Metadata of a stream: `true` reads a call that there is and makes none. Its request says whose it is, and nothing else: what
+was asked for is known where the call is. So whoever lost the request with the process that sent it can read on."""
+
 NEEDS_USER: frozenset[type[Message]] = frozenset(
     (ai.AgentRequest, rag.SearchRequest, rag.IndexRequest, rag.DeleteRequest)
 )
@@ -56,6 +60,8 @@ class Admitted(NamedTuple):
     """What the caller has of the stream already; None: it does not resume."""
     linger_seconds: float = 0.0
     """How long the call goes on without its caller."""
+    follows: bool = False
+    """The call must be there already; the message says no more than whose it is."""
 
 
 class Incoming(NamedTuple):
@@ -68,11 +74,13 @@ class Incoming(NamedTuple):
     """As given; empty: not given."""
     linger: str = ""
     """As given; empty: not given."""
+    follow: str = ""
+    """As given; empty: not given."""
 
     @classmethod
     def of(cls, metadata: Sequence[tuple[str, str | bytes]] | None) -> Incoming:
         """Pick what this edge knows; everything else stays outside."""
-        request_id = traceparent = resume_from = linger = ""
+        request_id = traceparent = resume_from = linger = follow = ""
         for key, value in metadata or ():
             if key == REQUEST_ID_KEY and isinstance(value, str):
                 request_id = value
@@ -82,7 +90,9 @@ class Incoming(NamedTuple):
                 resume_from = value
             elif key == LINGER_KEY and isinstance(value, str):
                 linger = value
-        return cls(request_id, traceparent, resume_from, linger)
+            elif key == FOLLOW_KEY and isinstance(value, str):
+                follow = value
+        return cls(request_id, traceparent, resume_from, linger, follow)
 
 
 MOST_DIGITS = 9
@@ -126,8 +136,13 @@ def admit(
         raise Invalid(
             ("request", f"is no {route.request.DESCRIPTOR.full_name} (broken encoding or invalid UTF-8)")
         ) from None
-    violations = list(RULES[route.request](message))
+    violations: list[tuple[str, str]] = []
+    follows = bool(incoming.follow) and _follows(route, incoming.follow, violations)
+    if not incoming.follow:
+        violations += RULES[route.request](message)
     user, project, request_id = _identity(route, message, incoming, violations)
+    if follows and not request_id:
+        violations.append((FOLLOW_KEY, f"needs the call's {REQUEST_ID_KEY}"))
     resume_from = _resume_from(route, incoming.resume_from, request_id, violations)
     linger = _linger(incoming.linger, settings.bridge.longest_linger_seconds, violations) if incoming.linger else 0.0
     if violations:
@@ -151,7 +166,7 @@ def admit(
         digest=digest,
         traceparent=incoming.traceparent,
     )
-    return Admitted(message, envelope, chosen, resume_from, linger)
+    return Admitted(message, envelope, chosen, resume_from, linger, follows)
 
 
 def request_id_of(route: Route[Any, Any], body: object, incoming: Incoming) -> str:
@@ -178,6 +193,16 @@ def _resume_from(route: Route[Any, Any], given: str, request_id: str, violations
     else:
         return int(given)
     return None
+
+
+def _follows(route: Route[Any, Any], given: str, violations: list[tuple[str, str]]) -> bool:
+    if not isinstance(route, StreamJob):
+        violations.append((FOLLOW_KEY, "is for streams"))
+    elif given != "true":
+        violations.append((FOLLOW_KEY, "must be one of true"))
+    else:
+        return True
+    return False
 
 
 def _linger(given: str, longest: float, violations: list[tuple[str, str]]) -> float:

@@ -221,7 +221,10 @@ class Edge:
     async def _stream(self, route: StreamJob[Any, Any], body: bytes, opened: Opened) -> None:
         admitted = await self._admit(route, body, opened)
         resume = Resume(route, admitted.resume_from) if admitted.resume_from else None
-        reading = await self._submit(route, body, admitted)
+        if admitted.follows:
+            reading = await self._caller.follow(route, admitted.envelope, begun=bool(admitted.resume_from))
+        else:
+            reading = await self._submit(route, body, admitted)
         with _Watch(self, reading, admitted):
             try:
                 async with asyncio.timeout(admitted.envelope.deadline.remaining + GRACE):

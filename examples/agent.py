@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from calling import USER, Broken, heading, metadata, new_request_id
+from calling import USER, Broken, heading, metadata, new_request_id, painted
 
 from qingyu_ai.contract import ai_agent_pb2
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
-
-TOOLS = ("text_statistics", "character_names")
 
 EARLIER = """\
 沈砚没有对任何人说起昨夜的事。许七来敲门的时候，他刚把那盏青铜小灯藏进灶膛，手上还沾着灰。许七站在门外问：“你师父的船呢？”\
@@ -39,8 +35,18 @@ SHOWN_TEXT = 18
 SHOWN_ENTRIES = (4, 3, 2)
 """Characters of a text that are printed, and entries of a list or an object, by how deep it lies."""
 
-COLOURS = {"tool_start": "36", "tool_end": "32", "reasoning": "2"}
-"""By type of chunk: cyan, green, dim (ECMA-48)."""
+
+@dataclass(frozen=True)
+class Work:
+    """What an agent is asked to do."""
+
+    task: str
+    without_tools: str
+    """The task for a model whose server takes no tools."""
+    context: dict[str, str]
+    tools: tuple[str, ...]
+    project: str = ""
+    """Whose documents `search_knowledge` looks at; empty: all of the user's."""
 
 
 @dataclass
@@ -59,18 +65,24 @@ class Watched:
 def write(stub: ai_agent_pb2_grpc.AIAgentServiceStub, passage: str) -> None:
     """Have an agent go on with a passage, and print what it does while it does it."""
     heading("五、会用工具的写作智能体", "ExecuteAgentStream, agent_type creative")
-    print(f"任务 · task: {TASK}\n工具 · tools: {', '.join(TOOLS)}\n")
-    end = execute(stub, passage, TOOLS)
+    without = TASK[TASK.index("接着") :]
+    run(stub, Work(TASK, without, {"前文": EARLIER + passage}, ("text_statistics", "character_names")))
+
+
+def run(stub: ai_agent_pb2_grpc.AIAgentServiceStub, work: Work) -> None:
+    """Have an agent do something, if need be without tools, and print what it does while it does it."""
+    print(f"任务 · task: {work.task}\n工具 · tools: {', '.join(work.tools)}\n")
+    end = execute(stub, work)
     if end["reason"] == REFUSED and not int(end["tool_calls_count"]):
         print("  这个模型的服务不接受工具，不带工具再问一次 · this model's server takes no tools; again without any\n")
-        end = execute(stub, passage, ())
+        end = execute(stub, replace(work, task=work.without_tools, tools=()))
     elif not int(end["tool_calls_count"]):
         print("  模型没有调用工具，直接作答 · the model called no tool; one without function calling never does")
     if end["status"] != "completed":
         raise Broken(f"智能体没有完成 · the agent ended {end['status']} ({end['reason']}): {end['message']}")
 
 
-def execute(stub: ai_agent_pb2_grpc.AIAgentServiceStub, passage: str, tools: tuple[str, ...]) -> dict[str, str]:
+def execute(stub: ai_agent_pb2_grpc.AIAgentServiceStub, work: Work) -> dict[str, str]:
     """Run the agent once.
 
     Returns:
@@ -78,10 +90,11 @@ def execute(stub: ai_agent_pb2_grpc.AIAgentServiceStub, passage: str, tools: tup
     """
     request = ai_agent_pb2.AgentRequest(
         agent_type="creative",
-        task=TASK if tools else TASK[TASK.index("接着") :],
-        context={"前文": EARLIER + passage},
-        tools=tools,
+        task=work.task,
+        context=work.context,
+        tools=work.tools,
         user_id=USER,
+        project_id=work.project,
         options=ai_agent_pb2.AgentOptions(timeout_seconds=AGENT_SECONDS, max_tokens=MOST_TOKENS, enable_reasoning=True),
         metadata=metadata(new_request_id()),
     )
@@ -129,12 +142,6 @@ def show_line(kind: str, facts: Any, seen: Watched, said: str) -> None:
     end = "\n" if kind.startswith("tool_") else ""
     begin = "\n" if seen.kind in ("text", "reasoning") else ""
     print(f"{begin}{int(facts['elapsed_ms']) / 1000:6.2f} s  {painted(kind, f'{kind:<10}')}  {said}", end=end)
-
-
-def painted(kind: str, text: str) -> str:
-    """The text in the colour of its chunk, on a terminal that may have colours (NO_COLOR, no-color.org)."""
-    code = COLOURS.get(kind)
-    return f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def show_end(end: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable
@@ -31,6 +33,9 @@ USAGE_KEYS = (
     "x-request-id",
 )
 """A chat chunk has room for text only, so everything else about an answer travels in the trailing metadata."""
+
+COLOURS = {"tool_start": "36", "tool_end": "32", "reasoning": "2", "match": "33"}
+"""By type of an agent's chunk: cyan, green, dim; what a search matched: yellow (ECMA-48)."""
 
 Pairs = Iterable[tuple[str, str | bytes]] | None
 
@@ -83,6 +88,12 @@ def metadata(request_id: str) -> common_pb2.Metadata:
 def new_request_id() -> str:
     """Unique for each logical call; a retry keeps it."""
     return f"req_{time.time_ns()}_{uuid.uuid4().hex[:8]}"
+
+
+def painted(kind: str, text: str) -> str:
+    """The text in the colour of its kind, on a terminal that may have colours (NO_COLOR, no-color.org)."""
+    code = COLOURS.get(kind)
+    return f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def heading(chinese: str, english: str) -> None:

@@ -14,6 +14,7 @@ import uuid
 
 import agent
 import grpc
+import retrieval
 from calling import (
     KEEPALIVE,
     Broken,
@@ -28,10 +29,13 @@ from calling import (
 )
 
 from qingyu_ai.contract import ai_agent_pb2
-from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc, rag_pb2_grpc
 
 HEALTH_SECONDS = 5
 CALL_SECONDS = 60
+
+NOBODY = "none running"
+"""What HealthCheck says of a kind of worker that is not there."""
 
 PASSAGE = """\
 雨是后半夜停的。沈砚推开渡口的木门，河面上浮着一层薄雾，像谁把旧信纸一张张撕碎了撒在水上。老艄公蹲在船头补网，头也不抬：\
@@ -48,10 +52,14 @@ def main() -> int:
         with grpc.insecure_channel(target, options=KEEPALIVE) as channel:
             connect(channel, target)
             stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
-            health(stub)
+            retrieves = health(stub)
             chat(stub)
             conversation(stub)
             agent.write(stub, PASSAGE)
+            if retrieves:
+                retrieval.tour(rag_pb2_grpc.RAGServiceStub(channel), stub)
+            else:
+                heading("六、资料库", "left out: 这里没有检索 · there is no retrieval here")
     except grpc.RpcError as e:
         return fail(f"调用失败 · the call failed: {status_of(e)}")
     except Broken as e:
@@ -60,8 +68,12 @@ def main() -> int:
     return 0
 
 
-def health(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
-    """Ask how the system is."""
+def health(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> bool:
+    """Ask how the system is.
+
+    Returns:
+        Whether it has retrieval.
+    """
     heading("一、健康检查", "HealthCheck")
     answer = stub.HealthCheck(ai_agent_pb2.HealthRequest(), timeout=HEALTH_SECONDS)
     print(f"{answer.status}, up for {answer.uptime_seconds} s")
@@ -69,6 +81,7 @@ def health(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:
         print(f"  {part}: {state}")
     if answer.status != "healthy":
         raise Broken(f"系统不健康 · the system says it is {answer.status!r}")
+    return answer.details.get("worker.rag", NOBODY) != NOBODY
 
 
 def chat(stub: ai_agent_pb2_grpc.AIAgentServiceStub) -> None:

@@ -59,3 +59,14 @@ def require_peer(variable: str) -> list[str]:
     if not command:
         pytest.skip(f"{variable} names no command (docs/models.md)")
     return command
+
+
+def require_program(name: str) -> str:
+    """Return the path of a program that a system's packages have, such as nginx; without it skip the test, also in CI.
+
+    Like a peer it only confirms what other tests hold by themselves.
+    """
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path

@@ -16,6 +16,16 @@ FORBIDDEN = {
     "services": ("bridge", "bench", "examples", "tests", "proto"),
     "services/text": ("qingyu_ai", "services.chat", "services.llm", "services.tool", "asyncio"),
     "services/tool": ("services.chat", "services.llm.offline"),
+    "services/rag": ("services.chat", "services.agent", "services.tool"),
+    "services/proxy": (
+        "services.agent",
+        "services.chat",
+        "services.llm",
+        "services.text",
+        "services.tool",
+        "qingyu_ai.bus.transport",
+        "qingyu_ai.bus.connection",
+    ),
     "qingyu_ai/contract": (
         "qingyu_ai.routes",
         "qingyu_ai.bus",
@@ -38,6 +48,8 @@ FORBIDDEN = {
 """What the modules of a folder must not import."""
 
 MAY_IMPORT_GRPC = ("bridge", "services/proxy", "qingyu_ai/contract/stubs", "examples", "bench", "tests")
+
+MAY_IMPORT_PSYCOPG = ("services/rag", "tests", "bench")
 
 MAY_IMPORT_NATS = ("qingyu_ai/bus", "qingyu_ai/cli/probe.py", "tests", "bench")
 
@@ -91,7 +103,9 @@ def test_arrow_points_the_right_way(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "allowed"), [("grpc", MAY_IMPORT_GRPC), ("nats", MAY_IMPORT_NATS)], ids=["grpc", "nats"]
+    ("library", "allowed"),
+    [("grpc", MAY_IMPORT_GRPC), ("nats", MAY_IMPORT_NATS), ("psycopg", MAY_IMPORT_PSYCOPG)],
+    ids=["grpc", "nats", "psycopg"],
 )
 def test_library_stays_in_its_rooms(library: str, allowed: tuple[str, ...]) -> None:
     wrong = [

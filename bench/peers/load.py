@@ -46,6 +46,51 @@ def bare(base_url: str, model: str) -> Stream:
     return read
 
 
+def plain(base_url: str, model: str) -> Stream:
+    """The bare client, for an answer in one piece."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+    return _posting(f"{base_url}/chat/completions", body, lambda answer: answer["choices"][0]["message"]["content"])
+
+
+def proxy_plain(base_url: str, model: str) -> Stream:
+    """The bare client, for an answer of our AI Proxy in one piece."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+    return _posting(f"{base_url}/api/v1/ai/chat", body, lambda answer: answer["message"]["content"])
+
+
+def _posting(url: str, body: dict[str, Any], text_of: Callable[[Any], str]) -> Stream:
+    import httpx
+
+    client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None), trust_env=False)
+
+    async def read() -> int:
+        answer = await client.post(url, json=body, headers={"Authorization": f"Bearer {KEY}", "X-User-Id": "bench"})
+        answer.raise_for_status()
+        return len(text_of(answer.json()))
+
+    return read
+
+
+def proxy(base_url: str, model: str) -> Stream:
+    """The bare client, for the server-sent events of our AI Proxy."""
+    import httpx
+
+    client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None), trust_env=False)
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+
+    async def read() -> int:
+        size = 0
+        url, headers = f"{base_url}/api/v1/ai/chat/stream", {"X-User-Id": "bench"}
+        async with client.stream("POST", url, json=body, headers=headers) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    size += len(json.loads(line[6:]).get("delta", ""))
+        return size
+
+    return read
+
+
 def openai(base_url: str, model: str) -> Stream:
     """The `openai` package."""
     from openai import AsyncOpenAI
@@ -113,6 +158,9 @@ def ours(base_url: str, model: str) -> Stream:
 
 CLIENTS: dict[str, Callable[[str, str], Stream]] = {
     "bare": bare,
+    "plain": plain,
+    "proxy": proxy,
+    "proxy-plain": proxy_plain,
     "ours": ours,
     "openai": openai,
     "pydantic-ai": pydantic_ai,

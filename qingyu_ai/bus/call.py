@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 ATTACH_TRIES = 5
 """How often a record is read that others reopen at the same time."""
+
+FOLLOW_EVERY = 0.25
+"""Seconds between two looks at a call that waits for its first worker."""
 
 
 class Caller:
@@ -138,6 +142,28 @@ class Caller:
                     self._check_room(route)
             return await self._store_or_join(request, entry)
         raise BusDown("others ask for the same call too often")
+
+    async def follow(self, route: Route[Any, Any], envelope: Envelope, *, begun: bool) -> Reading:
+        """Read a call that there is, whatever was asked for in it. It is neither stored nor tried again.
+
+        Args:
+            envelope: its digest does not count.
+            begun: the caller has a part of its answer already.
+
+        Returns:
+            Its reader; to be closed by `close`.
+
+        Raises:
+            NotFound: nobody waits for such a call and no worker has had it, or its record has expired.
+            Lost: what the caller has is of a log that is lost.
+            BusDown: that cannot be read.
+        """
+        while (entry := await self._read(envelope.call, newest=True)) is None:
+            if not await self.is_held(envelope.call):
+                raise NotFound("call", "请求", envelope.request_id)
+            await asyncio.sleep(FOLLOW_EVERY)  # it waits for its first worker
+        request = Request(route, "", b"", envelope._replace(digest=entry.record.digest.hex()), begun)
+        return await (self._answer(request, entry) if entry.done else self._join(request, entry))
 
     def _all_know_reopening(self, route: Route[Any, Any]) -> bool:
         """In the middle of a roll-out there may be workers of version 1, which would throw such a job away in the end."""

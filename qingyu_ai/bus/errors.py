@@ -16,16 +16,21 @@ from .transport_errors import Disconnected, PayloadTooLarge, ReplyTimeout, Store
 
 
 class Invalid(Fault):
-    """The request breaks a rule; each violation names the field."""
+    """The request breaks a rule; each violation names the field.
 
-    def __init__(self, *violations: tuple[str, str]) -> None:
-        said = "; ".join(f"{field}: {what}" for field, what in violations)
+    Args:
+        violations: (field, what is wrong with it), or the same and what is wrong in Chinese; else `in_chinese` knows it.
+    """
+
+    def __init__(self, *violations: tuple[str, str] | tuple[str, str, str]) -> None:
+        said = "; ".join(f"{field}: {what}" for field, what, *_ in violations)
+        chinese = "；".join(f"{field}：{known[0] if known else in_chinese(what)}" for field, what, *known in violations)
         super().__init__(
             Code.INVALID_ARGUMENT,
             "INVALID_REQUEST",
             f"The request is not valid: {said}",
-            "请求无效：" + "；".join(f"{field}：{in_chinese(what)}" for field, what in violations),
-            violations=violations,
+            f"请求无效：{chinese}",
+            violations=[(field, what) for field, what, *_ in violations],
         )
 
 

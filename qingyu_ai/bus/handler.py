@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import structlog
 from google.protobuf.message import Message
@@ -33,6 +34,27 @@ async def _at_once() -> None:
     """A row that says nothing has nothing to wait for."""
 
 
+class Submission(NamedTuple):
+    """When a job was stored, as an order: of two, the larger was stored later, whichever runs first.
+
+    A call that is tried again is stored again. A queue that was lost and made anew counts from 1, and is younger.
+    """
+
+    queue: int = 0
+    """When the queue was made, unix nanoseconds."""
+    sequence: int = 0
+    """Of the message in the queue."""
+
+    @classmethod
+    def of(cls, generation: str, sequence: int) -> Submission:
+        """Make it of a queue's generation (RFC 3339 with nanoseconds, UTC; empty: not known) and a message's sequence there."""
+        if not generation:
+            return cls(0, sequence)
+        head, _, fraction = generation.rstrip("Z").partition(".")
+        seconds = int(datetime.fromisoformat(head + "+00:00").timestamp())
+        return cls(seconds * 10**9 + int(fraction.ljust(9, "0")[:9]), sequence)
+
+
 @dataclass(slots=True)
 class Call:
     """What a handler knows of the call it serves, and what it may leave for after the answer."""
@@ -46,6 +68,8 @@ class Call:
     traceparent: str
     verified: bool = False
     """Whether the edge has verified the user."""
+    submitted: Submission = field(default_factory=Submission)
+    """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()

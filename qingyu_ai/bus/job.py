@@ -25,10 +25,11 @@ from . import record, topology
 from .claiming import Claimant, Claimed, NotYet, Stale
 from .dead import DeadLetters
 from .errors import Cancelled, Fault, GaveUp, Internal, Interrupted, TooLarge
-from .handler import Call, Served
+from .handler import Call, Served, Submission
 from .handling import handle
 from .headers import Envelope
 from .observing import NOBODY, Decided, Observed, Observer
+from .owner import owner_of
 from .record import Entry, JobMessage
 from .records import Records
 from .speaker import Speaker
@@ -88,9 +89,11 @@ class JobRun:
             queue_name,
             envelope.reopens,
             envelope.inbox,
+            owner_of(envelope.user),
         )
         self._alone = alone
         self.call = Call.of(envelope)
+        self.call.submitted = Submission.of(queue_name, delivery.sequence)
         self.speaker: Speaker | None = None
         self._claim: Claimed | None = None
         """While the call is this run's and not decided."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from qingyu_ai.settings import Bus as BusSettings
 
@@ -59,11 +59,17 @@ class StoredMessage:
     size: int
 
 
+def now() -> str:
+    """RFC 3339 with nanoseconds, as JetStream writes when a stream was made."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
 @dataclass
 class Stream:
     plan: topology.Plan
     subjects: list[str]
-    generation: str = field(default_factory=lambda: secrets.token_hex(4))
+    generation: str = field(default_factory=now)
     created: float = field(default_factory=time.time)
     messages: dict[int, StoredMessage] = field(default_factory=dict)
     last_sequence: int = 0

@@ -57,6 +57,8 @@ class JobMessage:
     """The revision of the decision that this message is to reopen; 0: none, it is the call's first."""
     inbox: str = ""
     """Where its reader listens."""
+    owner: bytes = b""
+    """Whose it is (`owner.owner_of`)."""
 
 
 class Claim(Enum):
@@ -199,6 +201,7 @@ def running(
         log=job.log,
         queue=job.queue,
         inbox=job.inbox,
+        owner=job.owner,
         alone=alone,
         at_ms=now_ms(),
     )

@@ -83,6 +83,7 @@ class Worker:
         self._announcement = Announcement(bus, self.identity)
         self._process = Process(self.token, kind, __version__)
         self.draining = False
+        self._ahead: list[Hook] = []
         self._beside: list[tuple[Hook, Hook]] = []
         self._on_finished: Callable[[str, float], None] = lambda method, seconds: None
 
@@ -101,12 +102,20 @@ class Worker:
         """Calls that run now."""
         return len(self.rpcs) + len(self.jobs)
 
+    def tell(self, name: str, fact: str) -> None:
+        """Say something else of itself from now on to who asks who is there; HealthCheck shows `model` and `store`."""
+        self.identity.metadata[name] = fact
+
     def observe(self, on_finished: Callable[[str, float], None]) -> None:
         """Have (method, seconds) of each finished call reported, for metrics."""
         self._on_finished = on_finished
 
     def _finished(self, method: str, seconds: float) -> None:
         self._on_finished(method, seconds)
+
+    def ahead(self, check: Hook) -> None:
+        """Have something done before any call is heard. If it raises, this worker does not start, and has heard nothing."""
+        self._ahead.append(check)
 
     def beside(self, start: Hook, stop: Hook) -> None:
         """Have something live as long as this worker serves: it starts once calls are heard, and stops before they are not."""
@@ -202,6 +211,8 @@ class Worker:
         Raises:
             TransportError: the broker does not answer, or its streams are missing.
         """
+        for check in self._ahead:
+            await check()
         self._interests.append(await self.bus.subscribe(f"{subjects.CANCEL}.*", self._on_cancel))
         self._interests.append(await self.bus.subscribe(subjects.credit(self.token), self._on_credit))
         for subject, served in self._served.items():
@@ -231,7 +242,7 @@ class Worker:
         for _, end in reversed(self._beside):
             await end()
         await self.jobs.stop()
-        cancel, credit, *rpcs = self._interests
+        control, rpcs = self._interests[:2], self._interests[2:]  # none of either, if it did not start
         for interest in (*rpcs, *self._opened.values()):
             await interest.stop()
         if left := self._left:
@@ -242,7 +253,7 @@ class Worker:
         if left:
             log.warning("worker_gives_back", worker=self.kind, calls=len(left))
             await asyncio.wait(left, timeout=2)
-        for interest in (cancel, credit):
+        for interest in control:
             await interest.stop()
         if self._clock is not None:
             self._clock.cancel()

@@ -10,10 +10,11 @@ import tempfile
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from qingyu_ai.settings import Settings, load
 
-from . import logline, nats_server
+from . import logline, nats_server, postgres
 from .console import Terminal, describe, render
 from .interrupt import Interrupt
 from .preflight import free_ports
@@ -26,6 +27,8 @@ TOUR_SECONDS = 300.0
 TELL_EVERY_SECONDS = 2.0
 SHOWN_LINES = 40
 HOST = "127.0.0.1"
+OWN_DATABASE = {"dsn": "", "owner_dsn": ""}
+"""Also when the environment names one: the demo must not leave its traces there."""
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 
 
@@ -72,7 +75,7 @@ async def run() -> int:
     tour = nats_server.shipped("examples/tour.py")
     interrupt = Interrupt()
     with interrupt.listening(), tempfile.TemporaryDirectory(prefix="qingyu-demo-") as folder:
-        settings, env = _settings(Path(folder))
+        settings, env = _settings(Path(folder), terminal)
         logs = LogFiles(Path(folder) / "logs")
         supervisor = Supervisor(programs(settings, env), logs.watcher)
         interrupt.on_second = supervisor.kill
@@ -167,11 +170,14 @@ async def _take_tour(tour: Path, target: str) -> None:
         raise DemoFailed(f"the tour failed with exit status {status}; its own words are above")
 
 
-def _settings(folder: Path) -> tuple[Settings, dict[str, str]]:
+def _settings(folder: Path, terminal: Terminal) -> tuple[Settings, dict[str, str]]:
     """Settings of a system that shares nothing with one that runs already, and what its children are told of them."""
-    configured = load()
-    ports = iter(free_ports(1 + 2 * len(KINDS), HOST))
-    overrides: dict[str, object] = {
+    configured = load(rag=OWN_DATABASE)
+    if left_out := postgres.left_out(configured):
+        terminal.print(postgres.LEFT_OUT, style="yellow")
+        configured = load(**left_out)
+    ports = iter(free_ports(2 + 2 * len(KINDS), HOST))
+    overrides: dict[str, Any] = {
         "data_dir": folder / "data",
         "nats": {"host": HOST, "port": next(ports), "monitor_port": 0},
         "bus": {"replicas": 1},
@@ -179,7 +185,12 @@ def _settings(folder: Path) -> tuple[Settings, dict[str, str]]:
     for kind in KINDS:
         one = min(1, kind.section(configured).processes)
         served = {"host": HOST, "port": next(ports)} if kind.serves(configured) else {}
-        overrides[kind.name] = {"processes": one, "metrics_host": HOST, "metrics_port": next(ports), **served}
+        own = {"host": HOST, "port": next(ports), **OWN_DATABASE} if kind.name == "rag" else {}
+        at = {"metrics_host": HOST, "metrics_port": next(ports)}
+        overrides[kind.name] = {"processes": one, **at, **served, **own}
+    # What this machine does not start is nowhere: HealthCheck must not miss it.
+    absent = {kind.name for kind in KINDS if not kind.section(configured).processes}
+    overrides["bridge"] |= {"expected_workers": [k for k in configured.bridge.expected_workers if k not in absent]}
     settings = load(**overrides)
     # Also when the environment names a server: the demo must not leave its traces in somebody's cluster.
     settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": ""})})

@@ -14,6 +14,8 @@ LONGEST_LINE = 64 * 1024
 
 _NATS = re.compile(r"^\[\d+\] \d{4}/\d\d/\d\d (\d\d:\d\d:\d\d)(?:\.\d+)? \[([A-Z]{3})\] ?(.*)$")
 _NATS_LEVELS = {"TRC": "debug", "DBG": "debug", "INF": "info", "WRN": "warning", "ERR": "error", "FTL": "critical"}
+_POSTGRES = re.compile(r"^\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d)(?:\.\d+)? \S+ \[\d+\] ([A-Z]+\d?): +(.*)$")
+_POSTGRES_LEVELS = {"WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
 _CONTROL = {c: f"\\x{c:02x}" for c in [*range(0x20), *range(0x7F, 0xA0)] if c != 0x09}
 
 
@@ -29,12 +31,15 @@ class LogLine:
 
 
 def parse(text: str) -> LogLine | None:
-    """Read one line of structlog's JSON or of nats-server's log; None for anything else."""
+    """Read one line of structlog's JSON, of nats-server's log or of PostgreSQL's; None for anything else."""
     if text.startswith("{"):
         return _from_json(text)
     if match := _NATS.match(text):
         time, level, event = match.groups()
         return LogLine(time, _NATS_LEVELS.get(level, "info"), event)
+    if match := _POSTGRES.match(text):
+        time, level, event = match.groups()
+        return LogLine(time, _POSTGRES_LEVELS.get(level, "info"), event)
     return None
 
 

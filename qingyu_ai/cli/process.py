@@ -43,8 +43,10 @@ class Program:
     """In addition to the supervisor's own environment."""
     ready: probe.Probe = probe.alive
     stop_seconds: float = 10.0
-    """From SIGTERM to SIGKILL."""
+    """From the signal that asks it to end to SIGKILL."""
     stage: Stage = Stage.WORKER
+    stop_signal: signal.Signals = signal.SIGTERM
+    """What asks it to end."""
     quiet: bool = False
     """Its everyday lines (debug, info) interest only who asks for them."""
 
@@ -156,7 +158,7 @@ class Process:
             self._stop.set()
             if self._child is not None:
                 self._tell(Stopping(self.program.stop_seconds))
-                self._signal(signal.SIGTERM)
+                self._signal(self.program.stop_signal)
         _, late = await asyncio.wait({self._task}, timeout=self.program.stop_seconds)
         if late:
             self.kill()
@@ -188,8 +190,8 @@ class Process:
                 self._on_hopeless()
                 return
             if self._stop.is_set():
-                # Killed by SIGTERM is how a program ends that was stopped before it could install its own handler.
-                ended = not self._killed and status in (0, -signal.SIGTERM)
+                # Killed by that signal is how a program ends that was stopped before it could install its own handler.
+                ended = not self._killed and status in (0, -self.program.stop_signal)
                 last = Stopped(describe_exit(status), clean=ended)
                 break
             wait = self._backoff.died(lived)
@@ -211,7 +213,7 @@ class Process:
         if self._killed:
             self._signal_group(signal.SIGKILL)
         elif self._stop.is_set():  # asked to end while it was being started
-            self._signal(signal.SIGTERM)
+            self._signal(self.program.stop_signal)
         reading = asyncio.create_task(self._read(output))
         watching = asyncio.create_task(self._watch(child.pid, started))
         try:

@@ -1,18 +1,19 @@
-"""What `up` runs: the broker, and one row for each kind of process."""
+"""What `up` runs: the broker, the database, and one row for each kind of process."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qingyu_ai.settings import Settings, env_name
+from qingyu_ai.settings import AiProxy, Settings, env_name
 
-from . import nats_server, probe
+from . import nats_server, postgres, probe
 from .process import Program, Stage
 
 STOP_MARGIN_SECONDS = 5.0
@@ -77,7 +78,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("chat", "services.chat", Stage.WORKER, lambda s: s.chat),
     Kind("tool", "services.tool", Stage.WORKER, lambda s: s.tool),
     Kind("agent", "services.agent", Stage.WORKER, lambda s: s.agent),
+    Kind("rag", "services.rag", Stage.WORKER, lambda s: s.rag),
     Kind("bridge", "bridge", Stage.EDGE, lambda s: s.bridge, lambda s: _at(s.bridge, "bridge")),
+    Kind("proxy", "services.proxy", Stage.EDGE, lambda s: s.proxy, lambda s: _at(s.proxy, "proxy")),
 )
 """A new kind is one row here, a section in the settings, and a metrics port a hundred above the last one's."""
 
@@ -94,9 +97,10 @@ def programs(settings: Settings, env: Mapping[str, str] | None = None) -> list[P
         env: settings that differ from what a child would read by itself.
 
     Raises:
-        NotInstalled: the broker or its configuration is missing.
+        NotInstalled: the broker, its configuration or the database is missing.
     """
     own = [] if settings.nats.url else [broker(settings)]
+    own += [postgres.program(settings)] if postgres.wanted(settings) else []
     return own + [program for kind in KINDS for program in workers(kind, settings, env or {})]
 
 
@@ -119,6 +123,7 @@ def broker(settings: Settings) -> Program:
 def workers(kind: Kind, settings: Settings, env: Mapping[str, str]) -> Iterator[Program]:
     """The processes of one kind. Metrics ports count up from the configured one; 0 stays 0, which is none."""
     section, served = kind.section(settings), kind.serves(settings)
+    env = {**env, **(proxy_environment(settings) if kind.name == "proxy" else {})}
     for i in range(section.processes):
         metrics = section.metrics_port and section.metrics_port + i
         if metrics:
@@ -143,6 +148,8 @@ def listens(settings: Settings) -> list[Listen]:
         ports.append(Listen(at.host, at.port, ("nats", "port")))
         if at.monitor_port:
             ports.append(Listen(at.host, at.monitor_port, ("nats", "monitor_port")))
+    if postgres.wanted(settings):
+        ports.append(Listen(settings.rag.host, settings.rag.port, ("rag", "port")))
     for kind in KINDS:
         section, served = kind.section(settings), kind.serves(settings)
         if served and section.processes:
@@ -163,6 +170,15 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def proxy_environment(settings: Settings) -> dict[str, str]:
+    """What all proxies of this machine get: where its bridge is, and one key, so that each opens what another gave out."""
+    bridge, addr = settings.bridge, settings.ai.proxy.python_addr
+    if addr == AiProxy().python_addr:
+        addr = f"{probe.bracketed(probe.reachable(bridge.host))}:{bridge.port}"
+    key = settings.proxy.ticket_key.get_secret_value() or secrets.token_hex(32)
+    return {env_name(("ai", "proxy", "python_addr")): addr, env_name(("proxy", "ticket_key")): key}
+
+
 def python_environment() -> dict[str, str]:
     """What a Python child needs to find this project's packages, and to be heard at once."""
     env = {"PYTHONUNBUFFERED": "1"}  # a stray line on stdout must not wait for 8 KiB of company
@@ -177,6 +193,13 @@ def broker_url(settings: Settings) -> str:
     if settings.nats.url:
         return settings.nats.url
     return f"nats://{probe.bracketed(probe.reachable(settings.nats.host))}:{settings.nats.port}"
+
+
+def merged(*sections: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Put settings by section together; the later ones win."""
+    return {
+        name: {k: v for each in sections for k, v in each.get(name, {}).items()} for one in sections for name in one
+    }
 
 
 def as_environment(overrides: Mapping[str, object], path: tuple[str, ...] = ()) -> dict[str, str]:

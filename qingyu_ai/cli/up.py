@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
-from . import probe
+from . import postgres, probe
 from .console import Screen
 from .foreground import until_stopped
 from .interrupt import Interrupt
 from .preflight import Refused, check_copies, check_ports, claim, free_ports
-from .programs import as_environment, broker_url, listens, programs
+from .programs import as_environment, broker_url, listens, merged, programs
 from .supervisor import Supervisor
 
 REMIND_EVERY_SECONDS = 10.0
@@ -45,7 +45,9 @@ async def run(settings: Settings, *, verbose: bool = False) -> int:
 
 
 async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> int:
-    overrides = _choose_zero_ports(settings)
+    left_out = postgres.left_out(settings)
+    settings = load(**left_out) if left_out else settings
+    overrides = merged(left_out, _choose_zero_ports(settings))
     settings = load(**overrides) if overrides else settings
     wanted = programs(settings, as_environment(overrides))
     if problems := check_copies(settings) + check_ports(listens(settings)):
@@ -53,6 +55,8 @@ async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> in
     with claim(settings.data_dir):
         screen = Screen(verbose=verbose)
         try:
+            if left_out:
+                screen.say(postgres.LEFT_OUT, "yellow")
             external = settings.nats.url
             if external:
                 where = ", ".join(without_password(s) for s in settings.nats.servers)
@@ -119,7 +123,7 @@ def welcome(settings: Settings) -> list[str]:
     return lines
 
 
-def _choose_zero_ports(settings: Settings) -> Mapping[str, dict[str, int]]:
+def _choose_zero_ports(settings: Settings) -> Mapping[str, Mapping[str, object]]:
     """A port 0 asks for any free one. It is chosen here, because every process must know it."""
     zero = [listen for listen in listens(settings) if listen.port == 0]
     chosen: dict[str, dict[str, int]] = {}

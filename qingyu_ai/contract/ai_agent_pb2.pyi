@@ -110,8 +110,8 @@ class AgentOptions(_message.Message):
     max_retries: _builtins.int
     """Bounds how often a step that failed is tried again."""
     timeout_seconds: _builtins.int
-    """After so many seconds the agent stops and returns the text so far with status `timeout`. A gRPC deadline that comes
-    sooner ends the call with DEADLINE_EXCEEDED and no text.
+    """After so many seconds the agent stops and returns the text so far with status `timeout`. Where a gRPC deadline comes
+    sooner it stops just before that, in the same way; past the deadline the call ends with DEADLINE_EXCEEDED and no text.
     """
     enable_reasoning: _builtins.bool
     """Ask for `reasoning` in the answer, and for chunks of that type in the stream."""

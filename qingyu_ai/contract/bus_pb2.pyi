@@ -327,6 +327,7 @@ class Record(_message.Message):
     ALONE_FIELD_NUMBER: _builtins.int
     SAID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     EARLIER_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
@@ -362,6 +363,10 @@ class Record(_message.Message):
     """Deltas that had been said when the call was reopened last."""
     epoch: _builtins.int
     """The epoch of the claim that this is written for. Not set in a claim itself: there the revision is the epoch."""
+    owner: _builtins.bytes
+    """A hash of the user whose call it is, so that all that a user left can be found and erased. Not set: nobody's, or of a release
+    before.
+    """
     @_builtins.property
     def end(self) -> Global___End:
         """On DONE."""
@@ -396,11 +401,12 @@ class Record(_message.Message):
         alone: _builtins.bool = ...,
         said: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        owner: _builtins.bytes = ...,
         earlier: _abc.Iterable[Global___Record.Decision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "earlier", b"earlier", "end", b"end", "epoch", b"epoch", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "earlier", b"earlier", "end", b"end", "epoch", b"epoch", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "owner", b"owner", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

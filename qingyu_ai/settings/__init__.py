@@ -22,6 +22,12 @@ from .models import ChatModel as ChatModel
 from .models import Endpoint as Endpoint
 from .models import Llm as Llm
 from .models import Offline as Offline
+from .proxy import Ai as Ai
+from .proxy import AiProxy as AiProxy
+from .proxy import Proxy as Proxy
+from .retrieval import Embedding as Embedding
+from .retrieval import Rag as Rag
+from .retrieval import Rerank as Rerank
 from .sections import KIB as KIB
 from .sections import MIB as MIB
 from .sections import Agent as Agent
@@ -57,6 +63,9 @@ class Settings(BaseSettings):
     chat: Chat = Chat()
     tool: Tool = Tool()
     agent: Agent = Agent()
+    rag: Rag = Rag()
+    proxy: Proxy = Proxy()
+    ai: Ai = Ai()
     offline: Offline = Offline()
     llm: Llm = Llm()
 

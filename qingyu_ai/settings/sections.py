@@ -119,7 +119,7 @@ class Bridge(Section):
     """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9464
-    expected_workers: tuple[str, ...] = ("chat", "tool", "agent")
+    expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
     """Kinds of worker without which HealthCheck says `unhealthy`. A deployment that runs fewer kinds names those."""
     max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
     max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
@@ -205,9 +205,11 @@ class Tool(Worker):
     modules: tuple[str, ...] = ("services.tool.builtin",)
     """Python modules whose tools this worker has (docs/adding-a-tool.md)."""
     words_file: Path | None = None
-    """The deployment's list for the tool sensitive_words, UTF-8, one word a line. None: callers bring their own."""
+    """The deployment's list for the tool sensitive_words, UTF-8, one word a line. None: the short one of this release."""
     children: Annotated[int, Field(ge=1, le=64)] = 2
-    """Processes in which tools run; calls beyond them wait."""
+    """Processes in which tools run; calls beyond them wait, and users take turns."""
+    wait_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    """How long a call waits for one of them; then it is refused, to be tried again."""
     child_memory_bytes: Annotated[int, Field(ge=16 * MIB)] = 256 * MIB
     """What one call may use, besides the interpreter."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)

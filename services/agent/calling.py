@@ -19,7 +19,7 @@ from .events import Asked, Called
 from .toolbox import MARGIN_SECONDS, Toolbox, ToolResult, failed
 
 MAX_NAME = 64
-"""Characters of a tool's name, as the model wrote it."""
+"""Characters of a tool's name, and of a call's id, as the model wrote them."""
 
 SHOWN_BROKEN = 1000
 """Characters of broken arguments that are kept, for the caller and for the model."""
@@ -30,6 +30,9 @@ MAX_ARGUMENTS = 100_000
 MAX_RESULT, MAX_RESULTS = 512 * 1024, 2 * 1024 * 1024
 """Bytes of one result, and of all of one execution: they are logged with the text (`bus.call_log_bytes`)."""
 
+PATIENCE = 0.5
+"""Which part of the execution's time a tool may be too busy to begin: the rest is for the model's answer without it."""
+
 MAX_SEEN = 16_000
 """Characters of a result that the model is told: it must leave room for everything else."""
 
@@ -37,9 +40,15 @@ _NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class Pieces:
-    """Gathers the pieces of one step."""
+    """Gathers the pieces of one step.
 
-    def __init__(self) -> None:
+    Args:
+        most: calls that are kept; what is beyond is only counted.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.left_out = 0
         self._calls: list[tuple[int, list[str], list[str], list[str]]] = []
         """Index, ids, names, pieces of the arguments."""
 
@@ -50,6 +59,9 @@ class Pieces:
         """Take a piece. Some servers give every call the index 0: another id is another call."""
         found = next((call for call in reversed(self._calls) if call[0] == piece.index), None)
         if found is None or (piece.id and piece.name and found[1] and piece.id not in found[1]):
+            if len(self._calls) >= self._most:
+                self.left_out += bool(piece.name)
+                return
             found = (piece.index, [], [], [])
             self._calls.append(found)
         if piece.id:
@@ -73,10 +85,12 @@ class Pieces:
         found = []
         for i, (_, ids, names, pieces) in enumerate(self._calls):
             # Nine letters and digits: the strictest servers take no other ids.
-            own = ids[0] if ids and ids[0] not in used else f"s{step:03d}c{i:04d}"
+            given = _NOT_A_NAME.sub("_", ids[0][:MAX_NAME]) if ids else ""
+            own = given if given and given not in used else f"s{step:03d}c{i:04d}"
             used.add(own)
             arguments, broken = _arguments("".join(pieces))
-            found.append(Asked(step, own, (names[0] if names else "")[:MAX_NAME], arguments, broken))
+            name = (names[0] if names else "")[:MAX_NAME].encode("utf-8", "replace").decode()
+            found.append(Asked(step, own, name, arguments, broken))
         return found
 
 
@@ -186,16 +200,15 @@ class Caller:
         began = time.monotonic()
         result = self._refused(asked, position)
         if result is None:
-            seconds = self._tools[asked.name].seconds + MARGIN_SECONDS
-            left = min(seconds, max(0.0, deadline.remaining))
-            try:
-                async with asyncio.timeout(seconds):
-                    result = await self._toolbox.call(
-                        self._call, asked.name, asked.arguments, part=f"tool/{asked.id}", seconds=left
-                    )
-            except TimeoutError:
-                message = f"{asked.name} took longer than {seconds:.3g} s / {asked.name} 运行超过 {seconds:.3g} 秒"
-                result = ToolResult(code=int(Code.DEADLINE_EXCEEDED), message=message)
+            tool, left = self._tools[asked.name], max(0.0, deadline.remaining)
+            result = await self._toolbox.call(
+                self._call,
+                asked.name,
+                asked.arguments,
+                part=f"tool/{asked.id}",
+                seconds=min(tool.wait_seconds + tool.seconds + MARGIN_SECONDS, left),
+                patience=left * PATIENCE,
+            )
             size = len(result.result.encode())
             if size > min(MAX_RESULT, self._room):
                 limit = max(0, min(MAX_RESULT, self._room))

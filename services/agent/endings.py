@@ -30,6 +30,15 @@ def timed_out(seconds: int) -> End:
     return "timeout", int(Code.DEADLINE_EXCEEDED), said, "AGENT_TIMEOUT"
 
 
+def call_timed_out() -> End:
+    """The time of the call is all but over, and its own is not."""
+    said = (
+        "The agent stopped just before the deadline of the call; this is the text so far. Give the call a later gRPC deadline / "
+        "智能体在调用截止时间之前停止，这是已写出的部分；可设置更晚的 gRPC 截止时间"
+    )
+    return "timeout", int(Code.DEADLINE_EXCEEDED), said, "AGENT_TIMEOUT"
+
+
 def of_fault(fault: Fault) -> End:
     """Something failed."""
     return "failed", int(fault.code), f"{fault.message} / {fault.chinese}", fault.reason

@@ -20,7 +20,9 @@ class Spent:
     """What the work has cost so far, over all workers that did it."""
 
     usage: Usage = NOTHING
+    """Of all requests that a server has counted, also for answers that were empty."""
     retries: int = 0
+    """Requests to servers beyond the first of each step, whoever made them; the rest of a long text is none."""
 
 
 UNSPENT = Spent()

@@ -29,9 +29,9 @@ class Heard:
     """What one request has brought so far."""
 
     prompt: Prompt
+    pieces: Pieces
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
-    pieces: Pieces = field(default_factory=Pieces)
     finish: Finish = ""
     usage: Usage | None = None
     model: str = ""

@@ -40,6 +40,8 @@ class Limits(_Part):
     """Requests to the model; the last one is made without tools, so that it answers."""
     calls: Annotated[int, Field(ge=1, le=32)]
     """Tools that the model may call in one step."""
+    asked: Annotated[int, Field(ge=1, le=256)] = 32
+    """Calls of one step that are answered: those beyond `calls` with a refusal. What is beyond this is left out."""
     tokens: Annotated[int, Field(ge=1000, le=10_000_000)]
     """Prompt and completion over all steps. Once they are used up, the model is asked for its answer."""
     answer_tokens: Annotated[int, Field(ge=16, le=1_000_000)]
@@ -48,6 +50,11 @@ class Limits(_Part):
     """The whole, where the request does not say `timeout_seconds`."""
     retries: Annotated[int, Field(ge=0, le=20)]
     """How often a failed step is tried again, where the request does not say `max_retries`."""
+
+    @property
+    def kept(self) -> int:
+        """`asked`, and at least one refusal, so that the model is told."""
+        return max(self.asked, self.calls + 1)
 
 
 class Entry(_Part):

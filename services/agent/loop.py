@@ -17,13 +17,23 @@ from qingyu_ai.bus.errors import Expired, Fault
 from qingyu_ai.bus.handler import Call
 from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import NewGate
-from services.llm.model import CUT, FILTERED, LENGTH, STOP, Delta, Model, Prompt, Turn, Usage
+from services.llm.model import CUT, FILTERED, LENGTH, STOP, Delta, Model, Prompt, Requests, Turn, Usage
 from services.llm.tokens import estimate_tokens
 
-from .calling import Caller, history, unknown_outcome
+from .calling import Caller, Pieces, history, unknown_outcome
 from .checking import By, check
 from .chunks import BREAK, Before
-from .endings import End, answer_stopped, context_too_long, done, no_answer, of_fault, shape_not_held, timed_out
+from .endings import (
+    End,
+    answer_stopped,
+    call_timed_out,
+    context_too_long,
+    done,
+    no_answer,
+    of_fault,
+    shape_not_held,
+    timed_out,
+)
 from .events import Asked, Called, Ended, Event, Outcome, Said, Started, Thought
 from .hearing import Heard, OutOfTime, hear, prompt_tokens
 from .prompting import ANSWER_NOW, Task, offered, repair
@@ -33,7 +43,12 @@ from .toolbox import Toolbox
 log = structlog.get_logger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 8.0
-"""Seconds before a failed step is tried again, doubled each time. The model's client has tried by itself before."""
+"""Seconds before a failed step is tried again, doubled each time. The model's client has tried by itself before, out of the same
+number of requests."""
+
+MARGIN_LONGEST, MARGIN_SHARE = 1.0, 0.1
+"""Seconds, and part of the time that is left, before the deadline of the call: an agent that has stopped by then can still give
+the text that it has. At the deadline itself the call ends DEADLINE_EXCEEDED, without any."""
 
 LEAST_LEFT = 16
 """Tokens of the answer that must be left so that a cut one is gone on with."""
@@ -57,9 +72,11 @@ class Run:
         self._before = before
         self._began = time.monotonic() - before.elapsed_ms / 1000
         own = Deadline(self._began + task.limits.seconds)
-        self._callers_time = call.deadline <= own
-        """Whether the caller's deadline comes before the execution's own."""
-        self._deadline = min(call.deadline, own)
+        self._last = call.deadline
+        in_time = Deadline(call.deadline.at - min(MARGIN_LONGEST, MARGIN_SHARE * max(0.0, call.deadline.remaining)))
+        self._callers_time = in_time <= own
+        """Whether the call's time is over before the execution's own."""
+        self._deadline = min(in_time, own)
         said_bytes = sum(len(called.result.encode()) for called in before.called)
         self._caller = Caller(call, toolbox, task.tools, task.limits.calls, said_bytes)
         self._tools = offered(task.tools)
@@ -91,7 +108,7 @@ class Run:
         """Work. The last event is the outcome, and the only one.
 
         Raises:
-            Expired: the caller's deadline came before the execution's own.
+            Expired: the call's deadline has passed: nobody waits for the text any more.
         """
         end: End
         try:
@@ -100,9 +117,10 @@ class Run:
                     yield event
             end = done(self._task.missing)
         except (OutOfTime, Expired):
-            if self._callers_time:
+            if self._last.passed:
                 raise Expired from None
-            self._finish, end = CUT, timed_out(self._limits.seconds)
+            self._finish = CUT
+            end = call_timed_out() if self._callers_time else timed_out(self._limits.seconds)
         except Fault as e:
             log.info("agent_failed", reason=e.reason, error=e.message)
             self._finish = self._finish or CUT
@@ -179,8 +197,10 @@ class Run:
         """Ask for one answer, again if that may help and nothing was shown."""
         if not self._called and (tokens := prompt_tokens(prompt)) > self._limits.tokens:
             raise context_too_long(tokens, self._limits.tokens)
+        requests = Requests(self._limits.retries + 1)
+        before = self._spent.retries
         for attempt in itertools.count():
-            heard = self._heard = Heard(prompt)
+            heard = self._heard = Heard(replace(prompt, requests=requests), Pieces(self._limits.kept))
             try:
                 async with aclosing(self._hear(heard)) as events:
                     async for event in events:
@@ -189,14 +209,14 @@ class Run:
             except UpstreamFault as e:
                 wait = max(e.asked_seconds or 0.0, BACKOFF_FIRST * 2.0**attempt)
                 may_help = e.retry_seconds is not None and wait <= min(BACKOFF_LONGEST, self._deadline.remaining)
-                if heard.shown or not may_help or attempt >= self._limits.retries:
+                if heard.shown or not may_help or requests.left <= 0 or attempt >= self._limits.retries:
                     raise
                 log.info("agent_step_again", step=self._step, reason=e.reason, wait_seconds=wait)
             finally:
-                self._spend(heard.cost)
+                self._spend(heard.cost + requests.take_wasted())
+                self._spent = replace(self._spent, retries=before + requests.again)
                 self._left -= 0 if heard.pieces else heard.cost.completion_tokens if heard.finish else 0
                 self._spoke, self._finish = heard.model or self._spoke, heard.finish
-            self._spent = replace(self._spent, retries=self._spent.retries + 1)
             await asyncio.sleep(wait)
 
     async def _hear(self, heard: Heard) -> AsyncGenerator[Event, None]:
@@ -229,6 +249,8 @@ class Run:
         """What a step wants called. Calls of a model that was offered nothing are no calls."""
         if not heard.prompt.tools or heard.finish == FILTERED:
             return []
+        if heard.pieces.left_out:
+            log.info("agent_calls_left_out", step=self._step, left_out=heard.pieces.left_out)
         return heard.pieces.asked(self._step, self._ids)
 
     async def _call_tools(self, text: str, asked: Sequence[Asked]) -> AsyncGenerator[Event, None]:

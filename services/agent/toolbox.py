@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from qingyu_ai.bus.asking import Asker
+from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Code, Expired, Fault
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.transport_errors import TransportError
@@ -23,9 +25,9 @@ log = structlog.get_logger(__name__)
 MARGIN_SECONDS = 1.0
 """Beyond a tool's own time: for the way there and back. The worker ends a tool by itself."""
 
-BUSY_ATTEMPTS, BUSY_SECONDS = 4, 0.25
-"""A worker without a free slot has not run the tool: it may be asked again, also what must not be repeated."""
-
+BUSY_FIRST, BUSY_LONGEST = 0.25, 2.0
+"""Seconds before a worker that was busy is asked again, doubled each time. It has not run the tool, so also what must not be
+repeated may be."""
 
 SETTLE_SECONDS, LOOK_SECONDS = 0.5, 0.02
 """How long a list that is just being read is waited for, and how often it is looked at."""
@@ -59,13 +61,16 @@ class Toolbox(Protocol):
         """All tools that there are now."""
         ...
 
-    async def call(self, call: Call, name: str, arguments: str, *, part: str, seconds: float) -> ToolResult:
+    async def call(
+        self, call: Call, name: str, arguments: str, *, part: str, seconds: float, patience: float
+    ) -> ToolResult:
         """Call a tool as the caller of `call`. Whatever goes wrong with it is a result.
 
         Args:
             arguments: a JSON object.
             part: what the question is in the call; no two that run at once have the same.
-            seconds: after which the result is of no use.
+            seconds: for its turn and its work, after which the result is of no use.
+            patience: seconds for which it is asked again as long as it is too busy to begin.
         """
         ...
 
@@ -120,11 +125,13 @@ class BusToolbox:
         """See `Toolbox.find`."""
         return self._registry.find(name)
 
-    async def call(self, call: Call, name: str, arguments: str, *, part: str, seconds: float) -> ToolResult:
+    async def call(
+        self, call: Call, name: str, arguments: str, *, part: str, seconds: float, patience: float
+    ) -> ToolResult:
         """See `Toolbox.call`."""
         request = pb.ToolRequest(tool_name=name, parameters=arguments, user_id=call.user, project_id=call.project)
         try:
-            reply = await self._ask(call, request, part, seconds)
+            reply = await self._ask(call, request, part, seconds, Deadline.after(patience))
         except Expired:
             message = (
                 f"The tool {name} did not answer within {seconds:.3g} s / 工具 {name} 在 {seconds:.3g} 秒内没有回答"
@@ -139,13 +146,15 @@ class BusToolbox:
             )
         return ToolResult(reply.result)
 
-    async def _ask(self, call: Call, request: pb.ToolRequest, part: str, seconds: float) -> pb.ToolResponse:
-        attempt = 1
+    async def _ask(
+        self, call: Call, request: pb.ToolRequest, part: str, seconds: float, patience: Deadline
+    ) -> pb.ToolResponse:
+        wait = BUSY_FIRST
         while True:
             try:
                 return await self._asker.ask(call, CALL_TOOL, request, part=part, seconds=seconds)
             except Fault as e:
-                if e.reason != "OVERLOADED" or attempt == BUSY_ATTEMPTS:
+                if e.reason != "OVERLOADED" or patience.remaining < wait:
                     raise
-            await asyncio.sleep(BUSY_SECONDS * attempt)
-            attempt += 1
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # not all that wait at the same moment
+            wait = min(BUSY_LONGEST, 2 * wait)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from qingyu_ai.bus import subjects, topology
 from qingyu_ai.bus.errors import Overloaded, TooLarge
+from qingyu_ai.bus.owner import owner_of
 from qingyu_ai.bus.patience import patiently
 from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.records import Records
@@ -72,6 +73,8 @@ class Session(BaseModel):
     """Calls whose turn is in `messages`, the latest last."""
     orders: dict[str, int] = Field(default_factory=dict)
     """Of these calls: the order of the decision that the turn was stored for."""
+    owner: str = ""
+    """Whose it is (`bus.owner.owner_of`, hexadecimal): the key does not tell, and all that a user left must be found."""
 
 
 Change = Callable[[Session], Session]
@@ -83,8 +86,11 @@ def key_of(user: str, session: str) -> str:
     return topology.session_key(digest)
 
 
-def enter(session: Session, call: str) -> Session:
+def enter(session: Session, call: str, user: str = "") -> Session:
     """Put a ticket into the session.
+
+    Args:
+        user: whose session it is.
 
     Raises:
         Overloaded: too many calls wait already.
@@ -93,7 +99,7 @@ def enter(session: Session, call: str) -> Session:
         return session
     if len(session.waiting) >= MAX_WAITING:
         raise Overloaded("Too many calls of this session wait for their turn", "该会话等待中的请求过多", MAX_WAITING)
-    return session.model_copy(update={"waiting": [*session.waiting, call]})
+    return session.model_copy(update={"waiting": [*session.waiting, call], "owner": owner_of(user).hex()})
 
 
 def leave(session: Session, call: str, turn: Turn | None, order: int, max_messages: int, max_bytes: int) -> Session:
@@ -113,7 +119,14 @@ def leave(session: Session, call: str, turn: Turn | None, order: int, max_messag
         messages = _in_place(session.messages, call, own)
     applied = [*(a for a in session.applied if a != call), call][-APPLIED_KEPT:]
     orders = {a: session.orders[a] for a in applied if a in session.orders} | {call: order}
-    return Session(messages=trim(messages, max_messages, max_bytes), waiting=waiting, applied=applied, orders=orders)
+    return session.model_copy(
+        update={
+            "messages": trim(messages, max_messages, max_bytes),
+            "waiting": waiting,
+            "applied": applied,
+            "orders": orders,
+        }
+    )
 
 
 def _in_place(messages: Sequence[Message], call: str, own: Sequence[Message]) -> list[Message]:
@@ -168,10 +181,10 @@ class Sessions:
             limit = self._settings.session_max_bytes
             raise TooLarge("A message of a session", "会话中的一条消息", asked_bytes, limit)
         try:
-            current = await self._change(key, lambda s: enter(s, call))
+            current = await self._change(key, lambda s: enter(s, call, user))
         except Overloaded:
             await self._forget_decided(key)  # callers who left while they waited hold tickets still
-            current = await self._change(key, lambda s: enter(s, call))
+            current = await self._change(key, lambda s: enter(s, call, user))
         wait = WAIT_FIRST
         while current.waiting and current.waiting[0] != call:
             first = current.waiting[0]
@@ -183,7 +196,7 @@ class Sessions:
             current, _ = await self._read(key)
             if call not in current.waiting:
                 # Another call took us for dead, or the session was replaced: take a new ticket.
-                current = await self._change(key, lambda s: enter(s, call))
+                current = await self._change(key, lambda s: enter(s, call, user))
         # A call that is tried again must not find its own unfinished turn in the history.
         own = next((i for i, message in enumerate(current.messages) if message.call == call), None)
         return current.messages[:own]

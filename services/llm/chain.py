@@ -46,9 +46,12 @@ class Chain:
         """See `Model.stream`."""
         began = time.monotonic()
         last: UpstreamFault | None = None
-        for model in self._models:
+        for i, model in enumerate(self._models):
+            if last is not None and prompt.requests is not None and prompt.requests.left <= 0:
+                break
+            spare = len(self._models) - i - 1
             try:
-                stream, first = await self._begin(model, prompt, deadline)
+                stream, first = await self._begin(model, prompt, deadline, spare)
             except UpstreamFault as e:
                 # The first model's story is the one that the caller asked about, unless a later one says more.
                 last = e if last is None or last.kind is Upstream.RESTING else last
@@ -71,9 +74,16 @@ class Chain:
         raise last
 
     async def _begin(
-        self, model: RemoteModel, prompt: Prompt, deadline: Deadline
+        self, model: RemoteModel, prompt: Prompt, deadline: Deadline, spare: int
     ) -> tuple[AsyncGenerator[Delta, None], Delta]:
-        """Ask until the first token."""
+        """Ask until the first token.
+
+        Args:
+            spare: requests that are left to others where the prompt bounds them: one for each model that stands in.
+        """
+
+        def may_again() -> bool:
+            return prompt.requests is None or prompt.requests.left > spare
 
         async def ask() -> tuple[AsyncGenerator[Delta, None], Delta]:
             stream = model.stream(prompt, deadline)
@@ -83,7 +93,7 @@ class Chain:
                 await stream.aclose()
                 raise
 
-        return await asked_again(model.server, ask, deadline, self._meters)
+        return await asked_again(model.server, ask, deadline, self._meters, may_again)
 
     async def _rest(
         self, model: RemoteModel, stream: AsyncGenerator[Delta, None], first: Delta

@@ -55,7 +55,7 @@ def graphemes(text: str) -> Iterator[str]:
         else:
             joined = (
                 (_extends(char) and before not in "\r\n")
-                or before == _ZWJ
+                or (before == _ZWJ and char not in "\r\n")
                 or (_is_regional(char) and flags % 2 == 1)
                 or (_is_jamo_tail(char) and ("\u1100" <= before <= "\u11ff" or "\uac00" <= before <= "\ud7fb"))
             )

@@ -115,6 +115,8 @@ class LongAnswer:
                 return
             if last.text:
                 yield Delta(last.text)
+            if prompt.requests is not None:
+                prompt.requests.rest()
             self._meters.continued.labels(self.name).inc()
 
     async def _joined(self, asked: Prompt, before: str, deadline: Deadline) -> AsyncGenerator[Delta, None]:

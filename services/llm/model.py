@@ -70,20 +70,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """All that a model is told for one answer."""
-
-    turns: tuple[Turn, ...]
-    """In the order in which they were said. If the last one is the assistant's, it is an answer that was interrupted: the
-    model goes on where it stops, and does not repeat it."""
-    max_tokens: int = 0
-    """The most tokens that the answer may have; 0: the model's default."""
-    temperature: float | None = None
-    """How freely the model chooses its words, from 0; None: the model's default."""
-    tools: tuple[Tool, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
     """What one answer cost, in tokens."""
 
@@ -102,6 +88,56 @@ class Usage:
             self.estimated or other.estimated,
             self.reasoning_tokens + other.reasoning_tokens,
         )
+
+
+@dataclass(slots=True)
+class Requests:
+    """The requests to servers that one question may cost and has cost. Whoever makes one counts it, and looks before it makes
+    another: the model's client, the models that stand in for it, and who asks all of them again share one bound."""
+
+    allowed: int
+    """In all. The rest of a long answer is a question of its own, and adds one."""
+    made: int = 0
+    rests: int = 0
+    """Made for the rest of a long answer."""
+    wasted: Usage = Usage(0, 0, estimated=False)
+    """What servers counted for answers that nobody got: empty ones are paid, too."""
+
+    @property
+    def left(self) -> int:
+        """How many more may be made."""
+        return self.allowed - self.made
+
+    @property
+    def again(self) -> int:
+        """How many were made because one before them had failed, or came to nothing."""
+        return max(0, self.made - 1 - self.rests)
+
+    def rest(self) -> None:
+        """One more may be made, for the rest of an answer."""
+        self.allowed += 1
+        self.rests += 1
+
+    def take_wasted(self) -> Usage:
+        """What was wasted since this was last asked."""
+        wasted, self.wasted = self.wasted, Usage(0, 0, estimated=False)
+        return wasted
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """All that a model is told for one answer."""
+
+    turns: tuple[Turn, ...]
+    """In the order in which they were said. If the last one is the assistant's, it is an answer that was interrupted: the
+    model goes on where it stops, and does not repeat it."""
+    max_tokens: int = 0
+    """The most tokens that the answer may have; 0: the model's default."""
+    temperature: float | None = None
+    """How freely the model chooses its words, from 0; None: the model's default."""
+    tools: tuple[Tool, ...] = ()
+    requests: Requests | None = field(default=None, compare=False, repr=False)
+    """What it may cost; None: the models' own settings decide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class RemoteModel:
             stream_usage=self._settings.stream_usage,
             extra_body=self._settings.extra_body,
         )
+        if prompt.requests is not None:
+            prompt.requests.made += 1
         try:
             async with (
                 self._server.asked("/chat/completions", body, budget) as transfer,
@@ -88,6 +90,8 @@ class RemoteModel:
                     yield delta
         except UpstreamFault as e:
             e.after_text = answer.said
+            if prompt.requests is not None and answer.counted and not answer.said:
+                prompt.requests.wasted += answer.usage
             raise
         finally:
             if answer.said or answer.counted:

@@ -24,8 +24,17 @@ BACKOFF_FIRST, BACKOFF_LONGEST = 0.25, 8.0
 alone for longer is not waited for: another model, or the caller, knows better what to do with that time."""
 
 
-async def asked_again(server: Server, ask: Callable[[], Awaitable[T]], deadline: Deadline, meters: Meters) -> T:
+async def asked_again(
+    server: Server,
+    ask: Callable[[], Awaitable[T]],
+    deadline: Deadline,
+    meters: Meters,
+    may_again: Callable[[], bool] = lambda: True,
+) -> T:
     """Ask, at most `attempts` times in all.
+
+    Args:
+        may_again: whether whoever pays for it allows one more.
 
     Raises:
         UpstreamFault: the last failure.
@@ -40,7 +49,9 @@ async def asked_again(server: Server, ask: Callable[[], Awaitable[T]], deadline:
         except UpstreamFault as e:
             meters.errors.labels(server.alias, e.reason).inc()
             wait = max(_backoff(attempt), e.asked_seconds or 0.0)
-            if attempt == attempts or not e.kind.value.here or wait > min(BACKOFF_LONGEST, deadline.remaining):
+            if attempt == attempts or not may_again():
+                raise
+            if not e.kind.value.here or wait > min(BACKOFF_LONGEST, deadline.remaining):
                 raise
         attempt += 1
         meters.retries.labels(server.alias).inc()

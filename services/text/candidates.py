@@ -19,7 +19,7 @@ from .evidence import (
 )
 from .name_lists import ORDINARY_WORDS, SURNAMES
 from .names import full_names
-from .people_lists import BEFORE, NEVER_IN_GIVEN, NO_PEOPLE, ROLES
+from .people_lists import BEFORE, FAMILIAR, NEVER_FAMILIAR, NEVER_IN_GIVEN, NO_PEOPLE, ROLES
 from .script import HAN
 
 _NAMED = re.compile(
@@ -52,6 +52,8 @@ _AND_OTHERS = re.compile(f"({H}{{2,3}}?)(?:之流|之类|等人|诸人|一班人
 _SUBJECT = re.compile(f"(?:(?<![{HAN}])|(?<=[{''.join(sorted(BEFORE))}]))(?=({H}{{2}}))")
 _ROLE = re.compile(ROLES)
 _SURNAME = re.compile(SURNAME)
+_FAMILIAR = re.compile(f"(?<=[“「『])([小老阿]{H})(?=[，,！!？?…—～])")
+"""“小雪，…: somebody is called by a familiar name."""
 _THREE = re.compile(f"(?=([{''.join(sorted(SURNAMES))}]{H}{{2}}))")
 
 
@@ -64,6 +66,7 @@ def candidates(text: str) -> Search:
     _introduced(search)
     _with_roles(search)
     _recurring(search)
+    _familiar(search)
     _listed(search)
     _subjects(search)
     titles.of_orders(search)
@@ -131,6 +134,15 @@ def _is_full(search: Search, start: int, given: int, end: int) -> bool:
     if name in ORDINARY_WORDS or (name[:2] in ORDINARY_WORDS and text.count(name) < 3):
         return False
     return search.closes(end)
+
+
+def _familiar(search: Search) -> None:
+    """小雪, 老赵, 阿宁: 小, 老 or 阿 and one character, who is called by it in speech, or speaks."""
+    spoken = (m[1] for m in _SUBJECT.finditer(search.text) if SPEAKS_BEHIND.match(search.text, m.end(1)))
+    called = (match[1] for match in _FAMILIAR.finditer(search.text))
+    for name in (*called, *spoken):
+        if name[0] in FAMILIAR and name[1] not in NEVER_FAMILIAR and not NEVER_IN_GIVEN.intersection(name[1]):
+            search.add(name)
 
 
 def _recurring(search: Search) -> None:

@@ -18,6 +18,37 @@ COMPOUND_SURNAMES = (
 )
 """Surnames of two characters. This list and the others with bars are alternatives of a regex."""
 
+CERTAIN_SURNAMES = frozenset(
+    [
+        "欧阳",
+        "司马",
+        "诸葛",
+        "慕容",
+        "令狐",
+        "皇甫",
+        "独孤",
+        "夏侯",
+        "尉迟",
+        "轩辕",
+        "宇文",
+        "澹台",
+        "赫连",
+        "呼延",
+        "完颜",
+        "纳兰",
+        "拓跋",
+        "申屠",
+        "淳于",
+        "歐陽",
+        "司馬",
+        "諸葛",
+        "獨孤",
+        "軒轅",
+        "上官",
+    ]
+)
+"""Those of two characters that are hardly ever anything else: 东方, 西门, 百里 and others are places and measures, too."""
+
 _ORDINARY = """
     高兴大手高声处楼空山原贵傲耸级中低矮人温度潮速跟考台塔墙挂举悬深明喊叫叹 马上车蹄匹背鞭路儿厩夫队灯
     白天色衣发雪云骨日昼纸光净皙马茫花玉银虎费痴眼烟雾 黄昏金色土沙泉叶鹤 金色光属玉黄丹币银碧甲钱刚陵
@@ -82,6 +113,6 @@ DEEDS = (
 
 INTRODUCTIONS = (
     "名叫|叫做|叫|名为|唤作|名字|主角|主人公|男主|女主|男主角|女主角|少年|少女|女子|男子|青年|弟子|师兄|师姐|师弟|"
-    "师妹|公子|姑娘|将军"
+    "师妹|公子|姑娘|将军|胖子|瘦子|大汉|壮汉|老者|小伙子|学长|学姐|同桌"
 )
 """What stands before the name of somebody who is introduced; 是, 叫 or a colon may come between."""

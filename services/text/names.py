@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from .name_lists import (
+    CERTAIN_SURNAMES,
     COMPOUND_SURNAMES,
     DEEDS,
     ENDS_BEFORE_NAME,
@@ -45,11 +46,13 @@ class _Sight:
     """Times with a border on both sides."""
     person: int = 0
     """Times, of those, that it speaks or is introduced."""
+    certain: bool = False
+    """Whether its surname alone says that it is a name: 欧阳."""
 
     @property
     def is_believed(self) -> bool:
         """Whether that is enough to call it a name."""
-        return self.person > 0 or self.bordered >= 2 or (self.seen >= 3 and self.bordered > 0)
+        return self.person > 0 or self.bordered >= 2 - self.certain or (self.seen >= 3 and self.bordered > 0)
 
     def always_follows(self, shorter: _Sight) -> bool:
         """Whether this one, a character longer, stands wherever the shorter one does, too often for chance."""
@@ -63,6 +66,9 @@ _PLACE = re.compile(f"{COMPOUND_SURNAMES}|[{''.join(sorted(SURNAMES))}]")
 _HAN = re.compile(f"[{HAN}]")
 _DEED = re.compile(f"(?:(?:{MANNERS})+[声着]?)?(?:{DEEDS})")
 _INTRODUCED = re.compile(f"(?:{INTRODUCTIONS})[是叫：:]?$")
+_NO_SECOND = "冷怒苦嘶哑"
+"""No second character of a given name, where a verb of speech stands behind: they say how it is done."""
+
 _INTRODUCTION_REACH = 4
 _DEED_REACH = 8
 
@@ -102,11 +108,15 @@ def _look(text: str, start: int, given: int, sights: dict[str, _Sight], joined: 
     before = text[start - 1 : start]
     introduced = _INTRODUCED.search(text[max(0, start - _INTRODUCTION_REACH) : start]) is not None
     opens = introduced or not before or before in ENDS_BEFORE_NAME or not _HAN.match(before)
+    certain = text[start:given] in CERTAIN_SURNAMES
+    acts = False
     for end in (given + 1, given + 2):
         last = text[end - 1 : end]
+        if end == given + 2 and ((last in _NO_SECOND and acts) or (last == "之" and certain)):
+            return  # 慕容复 who 冷笑, 司马昭 whose heart everybody knows
         if not last or last in NEVER_IN_NAMES or not _HAN.match(last):
             return
-        sight = sights.setdefault(text[start:end], _Sight())
+        sight = sights.setdefault(text[start:end], _Sight(certain=certain))
         sight.seen += 1
         behind = text[end : end + _DEED_REACH]
         acts = _DEED.match(behind) is not None

@@ -96,6 +96,16 @@ NEVER_IN_GIVEN = frozenset(
 ) - frozenset("云东南西北明月书诗晓")
 """Characters that no given name is guessed from; names that a text introduces may have them."""
 
+FAMILIAR = frozenset("小老阿")
+"""Before one character, they make a familiar name of it: 小雪, 老赵, 阿宁."""
+
+NEVER_FAMILIAR = frozenset(
+    "爷爹娘爸妈哥姐弟妹公婆叔伯婶嫂姨舅姑奶太祖母父兄友师板总天夫朽衲衣身子儿孩童女姐厮鬼贼狗猫猪鸟鱼人家头汉实弱鼠虎狼牛马声气"
+    "品道说店镇村巷路事件费菜饭酒吃便巧型区学组队费数偷姑旦丫丑妖仙僧婢奴辈民官吏卒兵将王主君臣百城乡农伴手鸡龙乖样成熟早迟旧式远"
+    "二三四五六七八九十大幺么少"
+)
+"""What they make no name of: 老爷, 小心, 阿姨."""
+
 SPEAKS = (
     "(?:(?:便|就|又|忙|也|因|却|方|才|乃|遂|只得|连忙|忽然|忽|冷|苦|微|大|含|陪|拍手|点头|哭|怒|低声|高声|轻声|淡淡|缓缓|急|接着|插嘴|听了|听说|"
     "见状|闻言|一面|不禁|不由得|沉声|厉声|柔声){0,4})(?:笑道|说道|问道|答道|叹道|骂道|喝道|哭道|回道|叫道|喊道|应道|道|笑问|问|笑着说|说|答|喊|骂|喝|叹)"

@@ -71,15 +71,19 @@ class WordList:
                 return 0
             state = self._fail[state]
 
-    def lengths(self, state: int) -> Iterator[int]:
-        """The lengths of all words that end at a state, the longest first."""
-        last = 0
+    def ending(self, state: int) -> Iterator[int]:
+        """All words that end at a state, the longest first: each by its own state, whose `depth` is the word's length."""
         while state:
-            size = self.found[state]
-            if size and size != last:
-                yield size
-                last = size
-            state = self._fail[state]
+            if self.found[state] == self.depth[state]:
+                yield state
+            state = self._fail[state] if self.found[self._fail[state]] else 0
+
+    def state_of(self, word: str) -> int:
+        """The own state of a word of the list (folded by `fold`)."""
+        state = 0
+        for char in word:
+            state = self._next[state][char]
+        return state
 
 
 def fold(text: str) -> str:

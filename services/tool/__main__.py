@@ -10,12 +10,12 @@ from typing import Any
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings, SettingsError
 
+from .announcing import OtherTool
 from .definition import Tool
 from .loading import VARIABLE, load, settings_of
 from .mcp import require_mcp
 from .offered import Source
 from .process import serve
-from .registry import OtherSchema
 from .sandbox import Sandbox
 
 
@@ -25,7 +25,13 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     tools = load(own.modules)
     given = {name: value for name, value in settings_of(own).items() if any(tool.name == name for tool in tools)}
     async with (
-        Sandbox(tools, children=own.children, memory_bytes=own.child_memory_bytes, settings=given) as sandbox,
+        Sandbox(
+            tools,
+            children=own.children,
+            wait_seconds=own.wait_seconds,
+            memory_bytes=own.child_memory_bytes,
+            settings=given,
+        ) as sandbox,
         _mcp_servers(settings, tools) as servers,
     ):
         await sandbox.start()  # a tool that cannot be imported there is told now, not at its first call
@@ -37,7 +43,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 stop,
                 lambda bus, worker: serve(bus, worker, tools, sandbox, settings.bus.tool_lease_seconds, servers),
             )
-        except OtherSchema as e:
+        except OtherTool as e:
             raise SettingsError(f"{VARIABLE}: {e}") from None
 
 

@@ -5,7 +5,8 @@
         \"\"\"统计文本的字数……\"\"\"
 
 A plain function is computed: it runs in a child process of the sandbox, and gets nothing but its parameters. An `async`
-function takes a `ToolCaller` besides; it runs in the worker itself and asks other services.
+function takes a `ToolCaller` besides, runs in the worker itself, where nothing is kept from it, and asks other services. It is
+made a tool with `in_worker=True`.
 """
 
 from __future__ import annotations
@@ -206,6 +207,7 @@ def tool(
     repeatable: bool = True,
     seconds: float = 5.0,
     max_output_bytes: int = 64 * 1024,
+    in_worker: bool = False,
 ) -> _Decorator:
     """Make a tool of a function.
 
@@ -217,6 +219,7 @@ def tool(
         repeatable: a call that may have run can run again without harm.
         seconds: that a call may take.
         max_output_bytes: of the result's JSON.
+        in_worker: an `async` function must say so: it runs in the worker, which keeps nothing from it.
 
     Raises:
         DefinitionError: the function cannot be a tool. The message says what to change.
@@ -244,6 +247,7 @@ def tool(
             seconds=seconds,
             max_output_bytes=max_output_bytes,
         )
+        _check_place(name, not made.is_computed, in_worker)
         _ = made.parameters  # a schema that does not hold must fail now
         place = f"{function.__module__}.{function.__qualname__}"
         if _defined.setdefault(name, place) != place:
@@ -251,6 +255,19 @@ def tool(
         return made
 
     return decorate
+
+
+def _check_place(name: str, is_async: bool, in_worker: bool) -> None:
+    if is_async and not in_worker:
+        raise DefinitionError(
+            f"Tool {name} is async, so it would run in the worker itself, with its environment, files and memory, outside the "
+            "sandbox, and its time limit would hold only where it awaits. If it must ask other services, say in_worker=True; "
+            "otherwise make it a plain function, which runs in the sandbox"
+        )
+    if in_worker and not is_async:
+        raise DefinitionError(
+            f"Tool {name} is a plain function: in the worker it would stop all other calls. Leave in_worker out, or make it async"
+        )
 
 
 def _description(function: Callable[..., Any]) -> str:

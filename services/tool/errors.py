@@ -142,6 +142,18 @@ class SandboxUnavailable(ToolError):
         )
 
 
+class SandboxBusy(ToolError):
+    """All processes for tools were in use for as long as a call may wait. The tool did not run."""
+
+    reason = "SANDBOX_BUSY"
+
+    def __init__(self, children: int, seconds: float) -> None:
+        super().__init__(
+            f"All {children} processes for tools were in use for {seconds:g} seconds",
+            f"全部 {children} 个工具进程在 {seconds:g} 秒内都没有空闲",
+        )
+
+
 class ToolServerAway(ToolError):
     """The server behind the tool is not there now, or went away during the call. Trying again may help.
 

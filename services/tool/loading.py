@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from qingyu_ai.settings import SettingsError
@@ -18,6 +20,9 @@ from .errors import DefinitionError
 VARIABLE = "QINGYU_TOOL__MODULES"
 
 WORDS_TOOL = "sensitive_words"
+
+SHIPPED_WORDS = Path(__file__).parent / "builtin" / "words.txt"
+"""The list of this release, where a deployment names none."""
 
 
 def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
@@ -40,6 +45,8 @@ def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
             raise SettingsError(
                 f"{VARIABLE}: {name} cannot be imported ({e}); name Python modules that hold tools"
             ) from None
+        except (Exception, SystemExit) as e:  # whatever a team's module does when it is imported
+            raise SettingsError(f"{VARIABLE}: {name} fails when it is imported: {_last_line(e)}") from None
         tools = [value for value in vars(module).values() if isinstance(value, Tool)]
         if not tools:
             raise SettingsError(
@@ -49,16 +56,21 @@ def load(modules: Iterable[str]) -> list[Tool[Any, Any]]:
     return [found[name] for name in sorted(found)]
 
 
+def _last_line(error: BaseException) -> str:
+    """What and where, as the end of a traceback has it."""
+    *_, at = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+
+
 def settings_of(own: ToolSettings) -> dict[str, object]:
     """What tools are given in each child, by tool.
 
     Raises:
         SettingsError: the word list cannot be read.
     """
-    if own.words_file is None:
-        return {}
+    file = own.words_file or SHIPPED_WORDS
     try:
-        words = WordList.read(own.words_file).words
+        words = WordList.read(file).words
     except (OSError, UnicodeDecodeError) as e:
-        raise SettingsError(f"QINGYU_TOOL__WORDS_FILE: {own.words_file} cannot be read as UTF-8 text ({e})") from None
+        raise SettingsError(f"QINGYU_TOOL__WORDS_FILE: {file} cannot be read as UTF-8 text ({e})") from None
     return {WORDS_TOOL: words}

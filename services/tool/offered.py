@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from qingyu_ai.bus.handler import Call
@@ -38,7 +39,7 @@ class Offering(Protocol):
         """Serve and list a tool, in place of the one that had its name.
 
         Raises:
-            OtherSchema: another worker serves its name with another schema. It is served here, and not listed.
+            OtherTool: another worker serves another tool by its name. It is neither served here nor listed.
             TransportError: the bus does not answer.
         """
 
@@ -60,11 +61,15 @@ class Offering(Protocol):
 class Source(Protocol):
     """Where tools come from that are not there for as long as the worker is."""
 
+    @property
+    def listings(self) -> Sequence[Listing]:
+        """Those that there are now. The worker takes their names before it serves anything."""
+
     async def start(self, offering: Offering) -> None:
         """Offer the tools that there are, and from now on what changes.
 
         Raises:
-            OtherSchema: another worker serves one of the names with another schema.
+            OtherTool: another worker serves another tool by one of the names.
             TransportError: the bus does not answer.
         """
 

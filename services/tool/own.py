@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import structlog
+
 from qingyu_ai import routes
 from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.handler import Call
@@ -13,6 +15,8 @@ from .definition import Tool
 from .errors import ToolTimeout
 from .registry import Listing, Parameter
 from .sandbox import Sandbox
+
+log = structlog.get_logger(__name__)
 
 RPCS = {route.path: route for route in routes.ROUTES if isinstance(route, routes.Rpc)}
 """What an asking tool may ask for, by the name of the method."""
@@ -30,7 +34,7 @@ class OwnTool:
         self._tool = tool
         self._sandbox = sandbox
         self._asker = asker
-        self.listing = listing_of(tool)
+        self.listing = listing_of(tool, sandbox.wait_seconds if tool.is_computed else 0.0)
 
     def __repr__(self) -> str:
         return f"<OwnTool {self._tool.name}>"
@@ -39,12 +43,13 @@ class OwnTool:
         """See `offered.Offered.run`."""
         tool = self._tool
         if tool.is_computed:
-            return await self._sandbox.run(tool, parameters)
+            return await self._sandbox.run(tool, parameters, call.user)
         asked = tool.read(parameters)
         try:
             async with asyncio.timeout(tool.seconds):
                 return tool.encode(await tool.function(asked, _Caller(call, self._asker)))
         except TimeoutError:
+            log.warning("tool_timed_out", tool=tool.name, seconds=tool.seconds)
             raise ToolTimeout(tool.name, tool.seconds) from None
 
 
@@ -77,8 +82,12 @@ class _Caller:
         return bytes(reply.SerializeToString())
 
 
-def listing_of(tool: Tool[Any, Any]) -> Listing:
-    """A tool as its worker announces it."""
+def listing_of(tool: Tool[Any, Any], wait_seconds: float = 0.0) -> Listing:
+    """A tool as its worker announces it.
+
+    Args:
+        wait_seconds: how long a call may wait for its turn.
+    """
     return Listing(
         name=tool.name,
         description=tool.description,
@@ -97,5 +106,6 @@ def listing_of(tool: Tool[Any, Any]) -> Listing:
         requires_auth=tool.requires_auth,
         repeatable=tool.repeatable,
         seconds=tool.seconds,
+        wait_seconds=wait_seconds,
         digest=tool.schema_digest,
     )

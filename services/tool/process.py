@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qingyu_ai import routes
@@ -10,12 +10,16 @@ from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.transport import Bus, Hook
 from qingyu_ai.bus.worker import Worker
 
+from .announcing import Announcer, OtherTool
 from .definition import Tool
 from .offered import Offered, Source
 from .own import OwnTool
-from .registry import Announcer, OtherSchema, Registry
+from .registry import Registry
 from .sandbox import Sandbox
 from .service import ToolService
+
+USERS = 4
+"""That can fill a worker together: each may have this part of the calls that it takes at once."""
 
 
 def serve(
@@ -24,9 +28,11 @@ def serve(
     tools: Sequence[Tool[Any, Any]],
     sandbox: Sandbox,
     lease_seconds: float,
-    sources: Iterable[Source] = (),
+    sources: Sequence[Source] = (),
 ) -> None:
     """Have a worker answer for tools, and announce them for as long as it serves.
+
+    It starts only if their names are its own, or those of workers that serve the same: until then it hears no call.
 
     Args:
         sandbox: with the computed ones of the tools; the caller closes it.
@@ -35,13 +41,18 @@ def serve(
     """
     registry = Registry(bus, lease_seconds)
     asker = Asker(bus)
-    service = ToolService([OwnTool(tool, sandbox, asker) for tool in tools], registry)
+    service = ToolService([OwnTool(tool, sandbox, asker) for tool in tools], registry, max(1, worker.slots // USERS))
     announcer = Announcer(bus, worker.token, lease_seconds, service.listings)
     offering = _Offering(worker, service, announcer)
     worker.rpc(routes.LIST_TOOLS, service.list)
     for tool in tools:
         worker.rpc(routes.CALL_TOOL, service.call, token=tool.name)
         worker.rpc(routes.GET_TOOL_INFO, service.info, token=tool.name)
+
+    async def claim() -> None:
+        await announcer.claim(listing for source in sources for listing in source.listings)
+
+    worker.ahead(claim)
     worker.beside(registry.start, registry.stop)
     worker.beside(announcer.start, announcer.stop)
     for source in sources:
@@ -52,7 +63,7 @@ def _starts(source: Source, offering: _Offering, announcer: Announcer) -> Hook:
     async def start() -> None:
         try:
             await source.start(offering)
-        except OtherSchema:  # the worker does not start: what is announced by now must not be called
+        except OtherTool:  # the worker does not start: what is announced by now must not be called
             await source.stop()
             await announcer.stop()
             raise
@@ -70,6 +81,11 @@ class _Offering:
 
     async def offer(self, tool: Offered) -> None:
         name = tool.listing.name
+        try:
+            await self._announcer.check(tool.listing)
+        except OtherTool:
+            await self.drop(name)
+            raise
         if self._service.put(tool):
             # Heard before it is listed: who reads the list calls at once.
             await self._worker.open_rpc(routes.CALL_TOOL, self._service.call, token=name)

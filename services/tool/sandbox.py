@@ -17,7 +17,7 @@ import secrets
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +27,17 @@ import structlog
 from . import child as kinds
 from .child import HEAD
 from .definition import Tool
-from .errors import OutOfMemory, OutputTooLarge, SandboxUnavailable, ToolDefect, ToolDied, ToolFailed, ToolTimeout
+from .errors import (
+    OutOfMemory,
+    OutputTooLarge,
+    SandboxBusy,
+    SandboxUnavailable,
+    ToolDefect,
+    ToolDied,
+    ToolFailed,
+    ToolTimeout,
+)
+from .turns import NoTurn, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +104,8 @@ class Sandbox:
 
     Args:
         tools: those that it may be asked for. The children import their modules.
-        children: the most there are at a time; calls beyond them wait. None is started before it is needed.
+        children: the most there are at a time; calls beyond them wait, and users take turns. None is started before it is needed.
+        wait_seconds: how long a call waits for one.
         memory_bytes: that a call may map, besides the interpreter and the tools.
         settings: by tool name, what its `prepare` function is given in each child. JSON-able.
 
@@ -107,6 +118,7 @@ class Sandbox:
         tools: Iterable[Tool[Any, Any]],
         *,
         children: int = 2,
+        wait_seconds: float = 10.0,
         memory_bytes: int = 256 * MIB,
         settings: Mapping[str, object] | None = None,
     ) -> None:
@@ -121,7 +133,9 @@ class Sandbox:
             "settings": dict(settings or {}),
             "memory_bytes": memory_bytes,
         }
-        self._slots = asyncio.Semaphore(children)
+        self._children = children
+        self._turns = Turns(children)
+        self.wait_seconds = wait_seconds
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -143,7 +157,7 @@ class Sandbox:
         Raises:
             SandboxUnavailable: it does not start. The log says why.
         """
-        async with self._slots:
+        async with self._turn("", "the first one"):
             self._idle.append(await self._take())
 
     async def close(self) -> None:
@@ -162,21 +176,24 @@ class Sandbox:
         """The process ids of the children there are."""
         return [child.process.pid for child in [*self._idle, *self._busy]]
 
-    async def run(self, tool: Tool[Any, Any], parameters: str) -> str:
+    async def run(self, tool: Tool[Any, Any], parameters: str, user: str = "") -> str:
         """Run a computed tool. To cancel it kills its child.
 
-        `tool.seconds` count from when a child takes the call; before that it may wait for one.
+        `tool.seconds` count from when a child takes the call; before that it may wait for one, `wait_seconds` at most.
+
+        Args:
+            user: whose call it is: users take turns.
 
         Returns:
             The result, as JSON.
 
         Raises:
-            ToolError: one of its kinds, each safe to show.
+            ToolError: one of its kinds, each safe to show. SandboxBusy: it did not run.
             KeyError: the sandbox was made without this tool.
         """
         tool = self._tools[tool.name]
         tool.read(parameters)
-        async with self._slots:
+        async with self._turn(user, tool.name):
             child = await self._take()
             self._busy.add(child)
             reusable = False
@@ -191,6 +208,15 @@ class Sandbox:
                 else:
                     self._end(child)
         return self._result(tool, kind, said)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, user: str, tool: str) -> AsyncIterator[None]:
+        try:
+            async with self._turns.place(user, self.wait_seconds):
+                yield
+        except NoTurn:
+            log.info("tool_sandbox_busy", tool=tool, waiting=self._turns.waiting, wait_seconds=self.wait_seconds)
+            raise SandboxBusy(self._children, self.wait_seconds) from None
 
     async def _take(self) -> _Child:
         """Take an idle child or start one.
@@ -213,6 +239,7 @@ class Sandbox:
             async with asyncio.timeout(tool.seconds):
                 return await child.exchange(message, max(tool.max_output_bytes + 1, LARGEST_OTHER))
         except TimeoutError:
+            log.warning("tool_timed_out", tool=tool.name, seconds=tool.seconds, pid=child.process.pid)
             raise ToolTimeout(tool.name, tool.seconds) from None
         except _Ended:
             log.warning("tool_child_died", tool=tool.name, pid=child.process.pid)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from google.rpc import code_pb2
 
-from qingyu_ai.bus.errors import Expired, Fault, Invalid, NotFound, Unauthenticated
+from qingyu_ai.bus.errors import Expired, Fault, Invalid, NotFound, Overloaded, Unauthenticated
 from qingyu_ai.bus.handler import Call, internal
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import tool_pb2 as pb
 
-from .errors import InvalidParameters, SandboxUnavailable, ToolError, ToolServerAway, ToolTimeout
+from .errors import InvalidParameters, SandboxBusy, SandboxUnavailable, ToolError, ToolServerAway, ToolTimeout
 from .offered import Offered
 from .registry import Listing, Registry
 
@@ -23,9 +25,12 @@ class ToolService:
     Args:
         tools: of this worker, for as long as it runs; `put` and `drop` are for those that come and go.
         registry: of all workers.
+        calls_of_a_user: that run or wait here at once. The worker takes a number of calls in all: none of its users may have all.
     """
 
-    def __init__(self, tools: Iterable[Offered], registry: Registry) -> None:
+    def __init__(self, tools: Iterable[Offered], registry: Registry, calls_of_a_user: int) -> None:
+        self._held: Counter[str] = Counter()
+        self._calls_of_a_user = calls_of_a_user
         self._tools = {tool.listing.name: tool for tool in tools}
         self._registry = registry
 
@@ -56,28 +61,50 @@ class ToolService:
         """Run a tool. One that fails is an answer, too: it says why.
 
         Raises:
-            Fault: the tool did not run (no such tool, parameters that it does not take, nobody who may call it), or the caller's
-                own deadline has come.
+            Fault: the tool did not run (no such tool, parameters that it does not take, nobody who may call it, no place to
+                run), or the caller's own deadline has come.
         """
         tool = self._find(request.tool_name)
         name = tool.listing.name
         if tool.listing.requires_auth and not call.verified:
             raise Unauthenticated(f"The tool {name} is for verified users", f"工具 {name} 仅限已验证用户使用")
+        with self._share(call.user):
+            return await self._run(call, tool, request.parameters)
+
+    @contextlib.contextmanager
+    def _share(self, user: str) -> Iterator[None]:
+        if self._held[user] >= self._calls_of_a_user:
+            raise Overloaded(
+                "Too many tool calls of one user run or wait here",
+                "该用户同时进行的工具调用过多",
+                self._calls_of_a_user,
+            )
+        self._held[user] += 1
+        try:
+            yield
+        finally:
+            self._held[user] -= 1
+            if not self._held[user]:
+                del self._held[user]
+
+    async def _run(self, call: Call, tool: Offered, parameters: str) -> pb.ToolResponse:
+        name = tool.listing.name
         began = time.monotonic()
         result, status = "", common.Status(code=code_pb2.OK, message="ok")
         try:
-            result = await tool.run(call, request.parameters)
+            result = await tool.run(call, parameters)
         except InvalidParameters as e:
-            raise Invalid(*((_field(v.parameter), v.english) for v in e.violations)) from None
+            raise Invalid(*((_field(v.parameter), v.english, v.chinese) for v in e.violations)) from None
+        except SandboxBusy as e:  # it did not run: whoever waits on may have it
+            raise Overloaded(e.english, e.chinese) from None
         except ToolError as e:
             status = common.Status(code=_code_of(e), message=f"{e.english} / {e.chinese}", details=e.reason)
         except Expired:
             raise
         except Fault as e:  # of a service that the tool asked
-            status = common.Status(code=int(e.code), message=e.message)
+            status = _status_of(e)
         except Exception:
-            defect = internal("tool_failed", tool=name, call=call.id)
-            status = common.Status(code=int(defect.code), message=defect.message)
+            status = _status_of(internal("tool_failed", tool=name, call=call.id))
         return pb.ToolResponse(
             result=result,
             success=not status.code,
@@ -114,6 +141,10 @@ def info_of(listing: Listing) -> pb.ToolInfo:
 
 def _field(parameter: str) -> str:
     return f"parameters.{parameter}" if parameter else "parameters"
+
+
+def _status_of(fault: Fault) -> common.Status:
+    return common.Status(code=int(fault.code), message=f"{fault.message} / {fault.chinese}", details=fault.reason)
 
 
 def _code_of(error: ToolError) -> int:

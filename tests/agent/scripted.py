@@ -70,6 +70,8 @@ class ScriptedModel:
     async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
         """See `Model.stream`."""
         self.prompts.append(prompt)
+        if prompt.requests is not None:
+            prompt.requests.made += 1
         self.open += 1
         try:
             for step in self._script(prompt, len(self.prompts)):
@@ -114,6 +116,8 @@ class Box:
     listings: dict[str, Listing] = field(default_factory=dict)
     made: list[tuple[str, str, str]] = field(default_factory=list)
     """(name, arguments, part) of each call."""
+    given: list[tuple[float, float]] = field(default_factory=list)
+    """(seconds, patience) of each call."""
     running: int = 0
     most: int = 0
     """That ran at once."""
@@ -136,13 +140,19 @@ class Box:
         """See `Toolbox.names`."""
         return sorted(self.listings)
 
-    async def call(self, call: Call, name: str, arguments: str, *, part: str, seconds: float) -> ToolResult:
+    async def call(
+        self, call: Call, name: str, arguments: str, *, part: str, seconds: float, patience: float
+    ) -> ToolResult:
         """See `Toolbox.call`."""
         self.made.append((name, arguments, part))
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            return await self.tools[name](json.loads(arguments))
+            self.given.append((seconds, patience))
+            async with asyncio.timeout(seconds):
+                return await self.tools[name](json.loads(arguments))
+        except TimeoutError:
+            return ToolResult(code=4, message="late / 超时")
         finally:
             self.running -= 1
 

@@ -31,7 +31,8 @@ from services.agent.toolbox import BusToolbox
 from services.llm.model import Delta, Model, Prompt
 from services.llm.offer import Offer
 from services.llm.offline.model import OfflineModel
-from services.tool.registry import Announcer, Listing, Registry
+from services.tool.announcing import Announcer
+from services.tool.registry import Listing, Registry
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixture
 from tests.bridge.conftest import bridge_settings as bridge_settings
@@ -57,10 +58,12 @@ class Parts:
         self._stack.push_async_callback(bus.close)
         return bus
 
-    async def agent(self, model: Model, observe: Callable[[Bus], Observer] = lambda bus: NOBODY) -> Worker:
+    async def agent(
+        self, model: Model, slots: int = 64, observe: Callable[[Bus], Observer] = lambda bus: NOBODY
+    ) -> Worker:
         """An agent worker, wired as `python -m services.agent` does it."""
         bus = await self._bus("agent")
-        worker = Worker(bus, "agent", self.bridge.settings.bus, slots=64, observer=observe(bus))
+        worker = Worker(bus, "agent", self.bridge.settings.bus, slots=slots, observer=observe(bus))
         registry = Registry(bus, self.bridge.settings.bus.tool_lease_seconds)
         service = AgentService(Offer({model.name: model}, model.name), LIBRARY, BusToolbox(registry, Asker(bus)))
         worker.job(routes.EXECUTE_AGENT, service.execute, notes=ai.AgentStreamChunk)
@@ -133,7 +136,7 @@ async def test_the_offline_model_calls_two_tools_over_the_bus_and_writes_from_wh
 async def test_tools_and_the_end_of_an_agent_are_told_to_other_services(parts: Parts) -> None:
     settings = parts.bridge.settings
     await parts.tools(counts, listing("text_statistics"), listing("repeated_phrases"))
-    await parts.agent(OfflineModel(0, 0), lambda bus: Publisher(bus, settings.bus))
+    await parts.agent(OfflineModel(0, 0), observe=lambda bus: Publisher(bus, settings.bus))
     asked = request(context={"前文": PASSAGE}, tools=["text_statistics", "repeated_phrases"])
     chunks = await parts.stream(asked)
     found: dict[str, list[Data | bytes]] = {}
@@ -254,16 +257,32 @@ async def test_a_worker_that_is_stopped_in_the_text_is_gone_on_for(parts: Parts,
         assert len({c.metadata["call_id"] for c in result if c.chunk_type == "tool_start"}) == 1
 
 
-async def test_the_callers_deadline_is_a_status_and_the_timeout_of_the_request_is_none(parts: Parts) -> None:
+@pytest.mark.parametrize("late", ["timeout_seconds", "the gRPC deadline"])
+async def test_whose_time_is_over_makes_no_difference_to_the_text(parts: Parts, late: str) -> None:
     model = ScriptedModel([Delta("夜雨"), 60.0])
     await parts.agent(model)
-    unary = parts.bridge.unary(routes.EXECUTE_AGENT)
-    answer: ai.AgentResponse = await unary(request(options={"timeout_seconds": 1}), timeout=10)
+    own, deadline = (1, 20) if late == "timeout_seconds" else (60, 2)
+    asked = request(options={"timeout_seconds": own})
+    answer: ai.AgentResponse = await parts.bridge.unary(routes.EXECUTE_AGENT)(asked, timeout=deadline)
     assert (answer.status, answer.output) == ("timeout", "夜雨")
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await unary(request(options={"timeout_seconds": 60}), timeout=1)
-    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    call = parts.bridge.streaming(routes.EXECUTE_AGENT_STREAM)(asked, timeout=deadline)
+    chunks = [chunk async for chunk in call]
+    assert (text_of(chunks), chunks[-1].metadata["status"]) == ("夜雨", "timeout")
     await eventually(lambda: model.open == 0)  # and the work stops
+
+
+async def test_an_agent_that_nobody_has_time_for_before_the_deadline_is_a_status(parts: Parts) -> None:
+    model = ScriptedModel([Delta("夜雨"), 60.0])
+    await parts.agent(model, slots=1)
+    unary = parts.bridge.unary(routes.EXECUTE_AGENT)
+    holds = asyncio.ensure_future(unary(request(), timeout=20))
+    await eventually(lambda: model.open == 1)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await unary(request(), timeout=1)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    holds.cancel()
+    await eventually(lambda: model.open == 0)
+    assert len(model.prompts) == 1
 
 
 async def test_what_the_worker_refuses_is_a_status_with_details(parts: Parts) -> None:
@@ -273,6 +292,7 @@ async def test_what_the_worker_refuses_is_a_status_with_details(parts: Parts) ->
     refusal = await parts.bridge.refused(routes.EXECUTE_AGENT, request(context={"format": "json"}))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [field for field, _ in refusal.fault.violations] == ["context['format']"]
+    assert refusal.fault.chinese == "请求无效：context['format']：智能体 creative 只写文本，请去掉该项"
 
 
 async def test_a_context_up_to_the_size_limit_is_answered_and_one_beyond_is_too_large(parts: Parts) -> None:
@@ -311,7 +331,9 @@ async def test_caller_who_leaves_while_a_tool_runs_stops_the_tool(parts: Parts, 
     await begun.wait()
     if how == "cancel":
         call.cancel()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+    else:
+        end, final = await call.read(), await call.read()
+        assert (end.chunk_type, end.metadata["code"], final.metadata["status"]) == ("tool_end", "4", "timeout")
     await eventually(ended.is_set)
-    code = grpc.StatusCode.CANCELLED if how == "cancel" else grpc.StatusCode.DEADLINE_EXCEEDED
-    assert await call.code() is code
     assert len(model.prompts) == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qingyu_ai.bus.errors import Code
+from services.agent import loop
 from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import Stopped
 from services.llm.model import LENGTH, Delta, ToolCallDelta, Usage
 
 from .scripted import (
     BUSY,
-    COST,
     REFUSED,
     Answer,
     Lab,
@@ -80,14 +82,6 @@ async def test_a_stream_without_an_end_has_failed() -> None:
     )
 
 
-async def test_an_empty_answer_is_asked_for_again_and_then_fails() -> None:
-    empty: Answer = [Delta(finish="stop", usage=COST)]
-    answer = await Lab(ScriptedModel(empty, says("好"))).ask(request())
-    assert (answer.output, answer.stats.retry_count, answer.stats.tokens_used) == ("好", 1, 220)
-    answer = await Lab(ScriptedModel(empty)).ask(request(options={"max_retries": 1}))
-    assert (answer.status, answer.response_status.details) == ("failed", "MODEL_ANSWER_EMPTY")
-
-
 async def test_an_answer_that_is_cut_at_max_tokens_is_completed_and_says_length() -> None:
     model = ScriptedModel(says("雨停了", finish=LENGTH, usage=Usage(100, 20, estimated=False)))
     answer = await Lab(model, two_tools()).ask(request(options={"max_tokens": 20}, tools=["text_statistics"]))
@@ -102,6 +96,24 @@ async def test_a_text_with_tools_that_is_cut_by_the_server_goes_on() -> None:
     assert model.prompts[1].turns[-1].content == "雨停了，"
     assert not model.prompts[1].tools
     assert model.prompts[1].max_tokens == 8192 - 10
+
+
+@pytest.mark.parametrize(("asked_seconds", "again"), [(0.05, True), (0.2, False)])
+async def test_a_server_that_wants_to_be_left_alone_for_longer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, asked_seconds: float, again: bool
+) -> None:
+    monkeypatch.setattr(loop, "BACKOFF_FIRST", 0.01)
+    monkeypatch.setattr(loop, "BACKOFF_LONGEST", 0.1)
+    model = ScriptedModel([UpstreamFault(Upstream.BUSY, "scripted", retry_seconds=asked_seconds)], says("好"))
+    answer = await Lab(model).ask(request())
+    assert (answer.status, len(model.prompts)) == (("completed", 2) if again else ("failed", 1))
+    assert answer.response_status.details == ("" if again else "MODEL_BUSY")
+
+
+async def test_a_wait_that_is_longer_than_what_is_left_is_a_failure_at_once_and_no_timeout() -> None:
+    model = ScriptedModel([UpstreamFault(Upstream.BUSY, "scripted", retry_seconds=5)], says("好"))
+    answer = await Lab(model).ask(request(options={"timeout_seconds": 2}))
+    assert (answer.status, answer.response_status.details, len(model.prompts)) == ("failed", "MODEL_BUSY", 1)
 
 
 class Stops:

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from qingyu_ai.bus.errors import Code, Expired
+from services.agent.chunks import Before
+from services.agent.loop import Run
+from services.agent.prompting import plan
 from services.agent.toolbox import ToolResult
 from services.llm.model import Delta, Prompt
 
 from .scripted import (
+    LIBRARY,
     Answer,
     Box,
     Lab,
@@ -21,6 +25,10 @@ from .scripted import (
     new_call,
     request,
 )
+
+CREATIVE = LIBRARY.find("creative")
+assert CREATIVE is not None
+TASK = plan(CREATIVE, request(), Box())
 
 
 async def test_timeout_seconds_ends_with_the_text_so_far() -> None:
@@ -66,11 +74,28 @@ async def test_a_model_that_never_waits_is_stopped_at_the_timeout() -> None:
     assert chunks[-1].metadata["status"] == "timeout"
 
 
-async def test_the_callers_deadline_comes_first() -> None:
+async def test_an_agent_stops_in_time_to_give_its_text_before_the_calls_deadline() -> None:
+    model = ScriptedModel([Delta("雨停了，"), 30.0])
+    call = new_call(1.0)
+    answer = await Lab(model).ask(request(options={"timeout_seconds": 60}), call)
+    assert not call.deadline.passed
+    assert (answer.status, answer.output) == ("timeout", "雨停了，")
+    assert (answer.response_status.code, answer.response_status.details) == (Code.DEADLINE_EXCEEDED, "AGENT_TIMEOUT")
+    assert "gRPC deadline / 智能体在调用截止时间之前停止" in answer.response_status.message
+    assert model.open == 0
+
+
+async def test_an_agent_stops_a_second_at_most_before_a_late_deadline() -> None:
+    call = new_call(100.0)
+    run = Run(TASK, ScriptedModel(), None, Box(), call, Before())
+    assert 0.9 < call.deadline.at - run._deadline.at <= 1.0
+
+
+async def test_an_agent_whose_call_has_no_time_left_is_a_status() -> None:
     model = ScriptedModel([Delta("雨"), 30.0])
     with pytest.raises(Expired):
-        await Lab(model).ask(request(options={"timeout_seconds": 60}), new_call(0.2))
-    assert model.open == 0
+        await Lab(model).ask(request(options={"timeout_seconds": 60}), new_call(-0.1))
+    assert not model.prompts
 
 
 async def test_leaving_the_stream_closes_the_model_and_ends_the_tools() -> None:

@@ -11,7 +11,7 @@ import pytest
 from qingyu_ai.bus.errors import Code
 from services.agent.prompting import ANSWER_NOW
 from services.agent.toolbox import ToolResult
-from services.llm.model import Delta, Prompt, Usage
+from services.llm.model import Delta, Prompt, ToolCallDelta, Usage
 
 from .scripted import (
     COST,
@@ -92,6 +92,19 @@ async def test_a_tool_that_takes_too_long_is_a_result(monkeypatch: pytest.Monkey
     assert box.running == 0
 
 
+async def test_a_tool_has_time_for_its_turn_and_its_work_and_never_more_than_the_execution() -> None:
+    box = Box().with_tool("counts", seconds=5.0)
+    box.listings["counts"] = box.listings["counts"].model_copy(update={"wait_seconds": 10.0})
+    model = ScriptedModel(calls(("counts", {})), says("好"), calls(("counts", {})), says("好"))
+    await Lab(model, box).ask(request(tools=["counts"]))
+    await Lab(model, box).ask(request(tools=["counts"], options={"timeout_seconds": 8}))
+    (seconds, patience), (short, half) = box.given
+    assert seconds == 16.0
+    assert 29 < patience <= 30
+    assert 7.5 < short <= 8
+    assert 3.7 < half <= 4
+
+
 async def test_more_calls_at_once_than_are_allowed_are_refused() -> None:
     box = two_tools()
     model = ScriptedModel(calls(*[("text_statistics", {})] * 11), says("好"))
@@ -99,6 +112,31 @@ async def test_more_calls_at_once_than_are_allowed_are_refused() -> None:
     assert len(box.made) == 8
     codes = [c.status.code for c in answer.tool_calls]
     assert codes == [0] * 8 + [Code.RESOURCE_EXHAUSTED] * 3
+
+
+async def test_a_model_that_wants_five_thousand_calls_at_once_gets_the_first_and_is_told() -> None:
+    box = two_tools()
+    model = ScriptedModel(calls(*[("text_statistics", {})] * 5000), says("好"))
+    answer = await Lab(model, box).ask(request(tools=["text_statistics"]))
+    assert (answer.status, answer.output, len(box.made)) == ("completed", "好", 8)
+    assert [c.status.code for c in answer.tool_calls] == [0] * 8 + [Code.RESOURCE_EXHAUSTED] * 24
+    assert answer.stats.tool_calls_count == 32
+    assistant, *results = model.prompts[1].turns[-33:]
+    assert len(assistant.tool_calls) == len(results) == 32
+    assert "一次最多 8 个，其余的稍后再试" in results[-1].content
+
+
+async def test_ids_and_names_are_cut_and_cleaned_and_each_call_keeps_one_of_its_own() -> None:
+    def call(index: int, identity: str, name: str) -> Delta:
+        return Delta(tool_calls=(ToolCallDelta(index, identity, name, "{}"),))
+
+    wild = [call(0, "x" * 1000, "text_statistics"), call(1, "a\ud800 b/c", "\ud800"), call(2, "x" * 64 + "y", "")]
+    model = ScriptedModel([*wild, Delta(finish="tool_calls", usage=COST)], says("好"))
+    chunks = await Lab(model, two_tools()).stream(request(tools=["text_statistics"]))
+    started = [c.metadata for c in chunks if c.chunk_type == "tool_start"]
+    assert [one["call_id"] for one in started] == ["x" * 64, "a__b_c", "s001c0002"]
+    assert [one["tool_name"] for one in started] == ["text_statistics", "?", ""]
+    assert [turn.tool_call_id for turn in model.prompts[1].turns[-3:]] == [one["call_id"] for one in started]
 
 
 async def test_a_long_result_is_cut_for_the_model_and_whole_for_the_caller() -> None:

@@ -245,3 +245,21 @@ async def test_json_that_had_been_shown_is_complete_and_json_that_had_not_is_ask
     assert (len(rest), rest[0].metadata["status"]) == (1, "completed")
     again = ScriptedModel(says(json.dumps(REVIEW)))
     assert text_of(await Lab(again).stream(asked, new_call())) == chunks[0].delta
+
+
+async def test_results_of_the_worker_before_count_in_the_bound_of_all() -> None:
+    """2 MiB together, however many workers it took."""
+
+    async def large(arguments: dict[str, Any]) -> ToolResult:
+        return ToolResult(json.dumps("x" * 500_000))
+
+    asked = request(tools=["large"])
+    one = Box().with_tool("large", large)
+    first = await Lab(ScriptedModel(calls(*[("large", {})] * 3), says("好")), one).stream(asked)
+    said = first[: 1 + max(i for i, chunk in enumerate(first) if chunk.chunk_type == "tool_end")]
+    rest = await Lab(ScriptedModel(calls(*[("large", {})] * 2), says("好")), one).stream(asked, new_call(said=said))
+    assert [c.metadata["code"] for c in said if c.chunk_type == "tool_end"] == ["0"] * 3
+    assert sorted(c.metadata["code"] for c in rest if c.chunk_type == "tool_end") == [
+        "0",
+        str(int(Code.RESOURCE_EXHAUSTED)),
+    ]

@@ -53,12 +53,18 @@ class Scripted:
         self.upstream = upstream
         self._curls = curls
 
-    def model(self, replies: Sequence[Reply] | Reply, **more: Any) -> Model:
+    def model(
+        self, replies: Sequence[Reply] | Reply, *, stands_in: Sequence[Reply] | Reply | None = None, **more: Any
+    ) -> Model:
         self.upstream.script("novel-1", replies)
         settings = ChatModel(**{"base_url": self.upstream.base_url, "model": "novel-1", "attempts": 1, **more})
         meters = Meters(CollectorRegistry())
-        remote = RemoteModel(Server("writer", settings, self._curls), settings, meters)
-        return LongAnswer(Chain([remote], meters), settings, meters)
+        remotes = [RemoteModel(Server("writer", settings, self._curls), settings, meters)]
+        if stands_in is not None:
+            self.upstream.script("novel-2", stands_in)
+            other = settings.model_copy(update={"model": "novel-2"})
+            remotes.append(RemoteModel(Server("other", other, self._curls), other, meters))
+        return LongAnswer(Chain(remotes, meters), settings, meters)
 
     def lab(self, replies: Sequence[Reply] | Reply, box: Box | None = None, **more: Any) -> Lab:
         return Lab(self.model(replies, **more), box or Box())
@@ -123,6 +129,56 @@ async def test_an_answer_of_nothing_fails_after_its_retries(scripted: Scripted) 
     assert answer.response_status.details == "MODEL_ANSWER_EMPTY"
     assert "模型的回答是空的" in answer.response_status.message
     assert len(scripted.bodies) == 3
+
+
+EMPTY = chat("", usage=Counts(prompt=1000, completion=5), usage_in="own")
+"""Paid, and nothing in it."""
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("reply", [error(429, "slow down"), error(500, "boom"), EMPTY], ids=["busy", "failed", "empty"])
+async def test_max_retries_bounds_the_requests_upstream_whoever_makes_them(
+    scripted: Scripted, reply: Reply, attempts: int
+) -> None:
+    for most in (1, 3):
+        before = len(scripted.bodies)
+        answer = await scripted.lab(reply, attempts=attempts).ask(request(options={"max_retries": most}))
+        assert (answer.status, answer.stats.retry_count) == ("failed", most)
+        assert len(scripted.bodies) - before == most + 1
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_empty_answers_are_paid_and_counted(scripted: Scripted, attempts: int) -> None:
+    good = chat("好。", usage=Counts(prompt=1000, completion=1), usage_in="own")
+    answer = await scripted.lab([EMPTY, EMPTY, good], attempts=attempts).ask(request())
+    assert (answer.status, answer.output, answer.stats.retry_count) == ("completed", "好。", 2)
+    assert (answer.stats.tokens_used, answer.metadata.extra["tokens_estimated"]) == (3011, "false")
+    answer = await scripted.lab(EMPTY, attempts=attempts).ask(request(options={"max_retries": 1}))
+    assert (answer.status, answer.response_status.details) == ("failed", "MODEL_ANSWER_EMPTY")
+    assert (answer.stats.tokens_used, answer.stats.retry_count) == (2010, 1)
+
+
+async def test_an_empty_answer_that_was_thought_about_is_paid_and_counted(scripted: Scripted) -> None:
+    thought = chat("", reasoning="想很久", usage=Counts(prompt=1000, completion=500), usage_in="own")
+    answer = await scripted.lab(thought, attempts=3).ask(request(options={"max_retries": 1}))
+    assert (answer.stats.tokens_used, answer.stats.retry_count, len(scripted.bodies)) == (3000, 1, 2)
+
+
+async def test_a_model_that_stands_in_has_a_request_kept_for_it(scripted: Scripted) -> None:
+    lab = scripted.lab(error(503, "busy"), stands_in=chat("好。", usage=USAGE), attempts=3)
+    answer = await lab.ask(request(options={"max_retries": 1}))
+    assert (answer.status, answer.output, answer.stats.retry_count) == ("completed", "好。", 1)
+    assert [body["model"] for body in scripted.bodies] == ["novel-1", "novel-2"]
+
+
+async def test_the_rest_of_a_long_text_is_no_retry(scripted: Scripted) -> None:
+    replies = [
+        chat("夜雨落在瓦上，", finish="length", usage=USAGE),
+        error(500, "boom"),
+        chat("他推开门。", usage=USAGE),
+    ]
+    answer = await scripted.lab(replies, request_tokens=64, attempts=3).ask(request(options={"max_retries": 1}))
+    assert (answer.output, answer.stats.retry_count, answer.stats.tokens_used) == ("夜雨落在瓦上，他推开门。", 1, 256)
 
 
 async def test_a_server_that_fails_once_is_asked_again(scripted: Scripted) -> None:

@@ -15,7 +15,7 @@ from qingyu_ai.contract import tool_pb2 as pb
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings
 from qingyu_ai.settings import Worker as WorkerSettings
-from services.tool.registry import Announcer
+from services.tool.announcing import Announcer
 
 from .scripted import listing
 

@@ -12,17 +12,17 @@ from qingyu_ai.bus import topology
 from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.process import observe, watch_events
 from qingyu_ai.settings import Bridge as BridgeSettings
-from qingyu_ai.settings import Bus, Chat, ChatModel
+from qingyu_ai.settings import Bus, Chat, ChatModel, Rag
 from services.llm.meters import Meters
 from tests.bridge.conftest import Bridge
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
-SECTIONS: dict[str, type[BaseModel]] = {"bridge": BridgeSettings, "bus": Bus, "chat": Chat}
+SECTIONS: dict[str, type[BaseModel]] = {"bridge": BridgeSettings, "bus": Bus, "chat": Chat, "rag": Rag}
 
 
 def test_settings_are_there() -> None:
-    named = re.findall(r"`(bridge|bus|chat)\.(\w+)`", PAGE)
+    named = re.findall(r"`(bridge|bus|chat|rag)\.(\w+)`", PAGE)
     assert len(named) > 20
     assert [f"{section}.{name}" for section, name in named if name not in SECTIONS[section].model_fields] == []
     assert re.findall(r"`llm\.models\.<alias>\.(\w+)`", PAGE) == ["connections"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,31 +10,11 @@ import pytest
 
 from bridge.admission import LINGER_KEY
 from qingyu_ai import routes
-from qingyu_ai.bus.handler import Call
-from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import control_pb2 as control
 from tests.bridge.conftest import Bridge, chat
+from tests.bridge.halting import Halting
 from tests.waiting import eventually
-
-
-class Halting:
-    """Says a word, waits, says another."""
-
-    def __init__(self) -> None:
-        self.release = asyncio.Event()
-        self.ran = self.stopped = 0
-
-    async def stream(self, call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
-        self.ran += 1
-        try:
-            yield ai.ChatStreamChunk(delta="前")
-            await self.release.wait()
-            yield ai.ChatStreamChunk(delta="后")
-            yield ai.ChatStreamChunk(is_final=True)
-        except (asyncio.CancelledError, GeneratorExit):
-            self.stopped += 1
-            raise
 
 
 def named(request_id: str, user: str = "") -> dict[str, Any]:

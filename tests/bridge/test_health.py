@@ -40,6 +40,16 @@ async def test_health_is_unhealthy_until_every_expected_worker_answers(bridge: B
     assert (await check(bridge)).details["worker.chat"] == "1 running"
 
 
+async def test_health_shows_what_each_worker_says_of_its_store_now(bridge: Bridge) -> None:
+    assert (await check(bridge)).details["store"] == "none in use"
+    first, second = await bridge.worker(), await bridge.worker()
+    for worker in (first, second):
+        worker.tell("store", "PostgreSQL 16.2")
+    assert (await check(bridge)).details["store"] == "PostgreSQL 16.2"
+    second.tell("store", "PostgreSQL: no connection within 5 s")
+    assert (await check(bridge)).details["store"] == "PostgreSQL 16.2, PostgreSQL: no connection within 5 s"
+
+
 async def serving(bridge: Bridge, service: str) -> int:
     method = bridge.channel.unary_unary(
         "/grpc.health.v1.Health/Check",

@@ -9,7 +9,8 @@ import pytest
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.errors import Code, Fault, NoWorker, Overloaded
-from qingyu_ai.bus.handler import Call
+from qingyu_ai.bus.handler import Call, Submission
+from qingyu_ai.bus.owner import owner_of
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import bus_pb2
@@ -31,6 +32,7 @@ async def test_job_is_answered_and_its_record_decided_and_its_message_gone(syste
     assert entry is not None
     assert entry.done
     assert entry.record.end.answer == end.answer
+    assert entry.record.owner == owner_of("u1")
 
     async def queue_is_empty() -> bool:
         return (await bus.used("AI_CHAT")).bytes == 0
@@ -217,3 +219,27 @@ async def test_job_that_no_worker_can_read_is_decided_in_the_end(system: System)
     assert entry is not None
     assert record.attach(entry, bytes.fromhex(envelope.digest), 0) is record.Attach.ANSWER
     assert Fault.from_status(entry.record.end.status).code is Code.FAILED_PRECONDITION
+
+
+async def test_jobs_say_in_which_order_they_were_stored(system: System) -> None:
+    seen: dict[str, Submission] = {}
+
+    async def note(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        seen[request.messages[-1].content] = call.submitted
+        return await echo(call, request)
+
+    await system.worker(chat=note)
+    for text in ("first", "second"):
+        reading = await system.submit(text)
+        await reading.wait_end()
+        system.caller.close(reading)
+    made = await system.buses[0].generation("AI_CHAT")
+    assert seen["first"] < seen["second"]
+    assert seen["second"] == Submission.of(made, seen["second"].sequence)
+
+
+def test_queue_that_was_made_anew_is_younger_though_it_counts_from_one() -> None:
+    before = Submission.of("2026-01-02T03:04:05.9Z", 70)
+    after = Submission.of("2026-01-02T03:04:05.90000001Z", 1)
+    assert before.queue == 1_767_323_045_900_000_000
+    assert before < after < Submission.of("2026-01-02T03:04:06Z", 1)

@@ -66,7 +66,7 @@ Run = Callable[..., Command]
 
 
 def ports(**more: str) -> dict[str, str]:
-    """Free ports for everything."""
+    """Free ports for everything; no retrieval, whose database takes seconds to make: see `with_retrieval`."""
     nats, monitor, bridge, bridge_metrics, chat_metrics, tool_metrics, agent_metrics = free_ports(7)
     return {
         "QINGYU_NATS__PORT": str(nats),
@@ -76,8 +76,17 @@ def ports(**more: str) -> dict[str, str]:
         "QINGYU_CHAT__METRICS_PORT": str(chat_metrics),
         "QINGYU_TOOL__METRICS_PORT": str(tool_metrics),
         "QINGYU_AGENT__METRICS_PORT": str(agent_metrics),
+        "QINGYU_RAG__PROCESSES": "0",
         **more,
     }
+
+
+def with_retrieval(**more: str) -> dict[str, str]:
+    """Free ports for everything, and of retrieval what is there by default."""
+    database, metrics = free_ports(2)
+    where = ports(QINGYU_RAG__PORT=str(database), QINGYU_RAG__METRICS_PORT=str(metrics))
+    del where["QINGYU_RAG__PROCESSES"]
+    return {**where, **more}
 
 
 def gone(processes: list[psutil.Process]) -> Callable[[], bool]:

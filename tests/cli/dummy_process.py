@@ -3,7 +3,8 @@
     python -m tests.cli.dummy_bridge
     python -m tests.cli.dummy_chat
 
-DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready`, `ignores SIGTERM`, or one of the
+DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready` (the demo then gives up early, with
+`never ready, patiently` it waits as it would for a person), `ignores SIGTERM`, `no wheel` of PostgreSQL, or one of the
 fake agent's faults.
 """
 
@@ -41,7 +42,7 @@ def run(name: str, settings: Settings, metrics_port: int) -> None:
 
     class Operations(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(503 if fault == "never ready" else 200)
+            self.send_response(503 if fault.startswith("never ready") else 200)
             self.end_headers()
             self.wfile.write(f"{name} loads its model".encode())
 

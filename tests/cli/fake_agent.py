@@ -10,7 +10,8 @@ from itertools import count
 import grpc
 
 from qingyu_ai.contract import ai_agent_pb2, common_pb2
-from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc, rag_pb2_grpc
+from tests.cli.fake_rag import FakeRag
 
 ANSWER = "灯灭之前，他必须把船撑到河心。"
 
@@ -42,7 +43,9 @@ class FakeAgent(ai_agent_pb2_grpc.AIAgentServiceServicer):
     def HealthCheck(self, request: ai_agent_pb2.HealthRequest, context: Context) -> ai_agent_pb2.HealthResponse:
         """Say how it is."""
         status = "unhealthy" if self.fault == "unhealthy" else "healthy"
-        return ai_agent_pb2.HealthResponse(status=status, details={"bus": "ok", "chat": "1 replica"}, uptime_seconds=7)
+        details = {"bus": "ok", "chat": "1 replica"}
+        details["worker.rag"] = "none running" if self.fault == "no retrieval" else "1 running"
+        return ai_agent_pb2.HealthResponse(status=status, details=details, uptime_seconds=7)
 
     def ExecuteAgent(self, request: ai_agent_pb2.AgentRequest, context: Context) -> ai_agent_pb2.AgentResponse:
         """Not part of the tour."""
@@ -120,10 +123,12 @@ class FakeAgent(ai_agent_pb2_grpc.AIAgentServiceServicer):
         context.set_trailing_metadata(tuple(trailing))
 
 
-def serve(agent: FakeAgent, port: int = 0) -> tuple[grpc.Server, int]:
+def serve(agent: FakeAgent, port: int = 0, rag: FakeRag | None = None) -> tuple[grpc.Server, int]:
     """Start a server; the second result is its port."""
     server = grpc.server(ThreadPoolExecutor(4))
     ai_agent_pb2_grpc.add_AIAgentServiceServicer_to_server(agent, server)
+    rag = rag or FakeRag(agent.fault)
+    rag_pb2_grpc.add_RAGServiceServicer_to_server(rag, server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     return server, port

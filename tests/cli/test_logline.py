@@ -120,3 +120,12 @@ async def test_bytes_that_are_no_text_do_not_end_the_reading() -> None:
 )
 def test_the_gist_of_a_line_is_what_is_wrong(text: str, words: str) -> None:
     assert gist(text) == words
+
+
+@pytest.mark.parametrize(
+    ("level", "read"), [("LOG", "info"), ("ERROR", "error"), ("FATAL", "critical"), ("WARNING", "warning")]
+)
+def test_a_line_of_postgresql_is_read_with_its_level(level: str, read: str) -> None:
+    line = parse(f"2026-11-28 13:45:04.693 UTC [16896] {level}:  the database system is shut down")
+    assert line is not None
+    assert (line.time, line.level, line.event) == ("13:45:04", read, "the database system is shut down")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cli.fake_agent import AGENT_ANSWER, ANSWER, FakeAgent, serve
+from tests.cli.fake_rag import FakeRag
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +54,7 @@ def test_the_tour_passes_and_shows_the_answers_with_what_they_cost(tour: Tour) -
 
 def test_the_tour_shows_what_an_agent_does_by_the_types_of_its_chunks(tour: Tour) -> None:
     result = tour("")
-    said = result.stdout[result.stdout.index("五、") :]
+    said = result.stdout[result.stdout.index("五、") : result.stdout.index("六、")]
     lines = [line.split(maxsplit=3) for line in said.splitlines() if "  0.01 s  " in line]
     assert [kind for _, _, kind, *_ in lines] == ["reasoning", "tool_start", "tool_end", "text"]
     assert '  text_statistics {"text": "灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯灯……（100 字）"}' in said
@@ -76,7 +79,7 @@ def test_an_agent_whose_model_or_tool_is_in_the_way_still_answers_and_says_what_
     result = tour(fault)
     assert result.returncode == 0, result.stderr
     assert words in result.stdout
-    assert result.stdout.count(AGENT_ANSWER) == 1
+    assert result.stdout.count(AGENT_ANSWER) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,10 @@ def test_an_agent_whose_model_or_tool_is_in_the_way_still_answers_and_says_what_
         ("numbers that stand", "a chunk is numbered 0 after 0"),
         ("start without end", "tools that never ended: text_statistics"),
         ("end without start", "text_statistics ended and never started"),
+        ("a document fails", "not all were stored: tour-"),
+        ("another chapter", "灯灭之前, is not the first result"),
+        ("no marks", "nothing is marked in a result of tour-"),
+        ("nothing to delete", "not all chapters were there to be removed"),
     ],
 )
 def test_a_broken_promise_ends_the_tour_with_its_name(tour: Tour, fault: str, complaint: str) -> None:
@@ -105,6 +112,32 @@ def test_a_broken_promise_ends_the_tour_with_its_name(tour: Tour, fault: str, co
     assert result.returncode == 1
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_tour_stores_a_novel_searches_it_and_leaves_nothing_behind(tour: Tour) -> None:
+    result = tour("")
+    said = result.stdout[result.stdout.index("六、") :]
+    assert "7 of 7 stored" in said
+    assert said.index("  0.50  第 1 章 灯灭之前\n        …⟦攥着一枚铜钱⟧…") < said.index("  0.50  第 5 章 灯油铺的账本")
+    assert "tool search_knowledge" in said
+    assert "DeleteDocument: 7 of 7" in said
+
+
+def test_a_tour_that_breaks_off_removes_the_novel_too() -> None:
+    rag = FakeRag("no marks")
+    server, port = serve(FakeAgent(), rag=rag)
+    try:
+        assert run(f"127.0.0.1:{port}").returncode == 1
+        assert rag.documents == {}
+    finally:
+        server.stop(grace=None).wait()
+
+
+def test_the_tour_does_without_retrieval_where_there_is_none_and_says_so(tour: Tour) -> None:
+    result = tour("no retrieval")
+    assert result.returncode == 0, result.stderr
+    assert "there is no retrieval here" in result.stdout
+    assert "BatchIndex" not in result.stdout
 
 
 def test_an_address_where_nobody_listens_is_named(
@@ -118,3 +151,19 @@ def test_an_address_where_nobody_listens_is_named(
     monkeypatch.setattr(sys, "argv", ["tour.py", "--target", f"127.0.0.1:{port}"])
     assert module.main() == 1
     assert f"no connection to 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def imported(module: Path) -> set[Path]:
+    """The examples that an example is made of, itself too."""
+    names = set(re.findall(r"^(?:import|from) (\w+)", module.read_text("utf-8"), re.MULTILINE))
+    beside = {path for name in names if (path := module.with_name(f"{name}.py")).is_file()}
+    return {module}.union(*map(imported, beside))
+
+
+def test_all_that_the_tour_is_made_of_is_in_the_wheel_too() -> None:
+    needed = imported(ROOT / "examples" / "tour.py") | set((ROOT / "examples" / "novel").iterdir())
+    assert {"tour.py", "agent.py", "retrieval.py", "chendengdu.txt"} <= {path.name for path in needed}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for path in needed:
+        name = path.relative_to(ROOT).as_posix()
+        assert wheel["force-include"].get(name) == f"qingyu_ai/cli/{name}"

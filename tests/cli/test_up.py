@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from qingyu_ai.cli import postgres
 from qingyu_ai.cli.preflight import hold
 from tests.cli.command import ROOT, Run, gone, ports
 from tests.cli.dummy_process import FAULT
+from tests.postgres import programs_folder
 from tests.waiting import eventually_sync
+
+NO_RETRIEVAL = {"QINGYU_RAG__PROCESSES": "0"}
+"""Its database takes seconds to make, and these tests are about other things."""
 
 
 def test_up_starts_everything_says_where_it_is_and_stops_cleanly_on_ctrl_c(run: Run) -> None:
@@ -181,34 +186,47 @@ def test_up_goes_on_and_stops_cleanly_when_nobody_reads_its_output_any_more(run:
 
 
 def test_the_demo_takes_the_tour_stops_everything_and_leaves_no_files(run: Run, tmp_path: Path) -> None:
-    demo = run("demo", TMPDIR=str(tmp_path), NATS_URL="nats://nowhere.invalid:4222")
+    programs_folder()
+    demo = run(
+        "demo", TMPDIR=str(tmp_path), NATS_URL="nats://nowhere.invalid:4222", QINGYU_RAG__DSN="host=nowhere.invalid"
+    )
     assert demo.finish(60) == 0, demo.output
     assert demo.output.startswith(
-        "starting nats, chat, tool, agent, bridge on free ports\n"
-    )  # its own broker, in spite of NATS_URL
+        "starting nats, postgres, chat, tool, agent, rag, bridge on free ports\n"
+    )  # its own broker and database, in spite of NATS_URL and QINGYU_RAG__DSN
     assert "全部完成 · all done" in demo.output
     assert demo.output.rstrip().endswith("The demo worked: everything started, answered and stopped.")
     assert list(tmp_path.glob("qingyu-demo-*")) == []
 
 
+def test_a_demo_without_the_wheel_says_so_and_shows_the_rest(run: Run) -> None:
+    demo = run("demo", **{FAULT: "no wheel"})
+    assert demo.finish(60) == 0, demo.output
+    assert demo.output.splitlines()[:2] == [
+        postgres.LEFT_OUT,
+        "starting nats, chat, tool, agent, bridge on free ports",
+    ]
+    assert "there is no retrieval here" in demo.output
+    assert "全部完成 · all done" in demo.output
+
+
 def test_a_demo_whose_process_never_gets_ready_says_what_it_waited_for(run: Run, tmp_path: Path) -> None:
-    demo = run("demo", TMPDIR=str(tmp_path), **{FAULT: "never ready"})
+    demo = run("demo", TMPDIR=str(tmp_path), **NO_RETRIEVAL, **{FAULT: "never ready"})
     assert demo.finish(60) == 1
-    assert "waiting for chat: chat loads its model" in demo.output
-    assert "not everything was up after 3 s" in demo.output
-    assert "chat is ready" in demo.output  # its log
+    assert "waiting for chat: " in demo.output
+    assert "not everything was up after 3 s. Still missing: chat: " in demo.output
     assert list(tmp_path.glob("qingyu-demo-*")) == []
 
 
 def test_a_demo_whose_process_refuses_its_settings_does_not_wait_for_it(run: Run) -> None:
-    demo = run("demo", **{FAULT: "chat refuses"})
+    demo = run("demo", **NO_RETRIEVAL, **{FAULT: "chat refuses"})
     assert demo.finish(60) == 1
     assert "not everything was up" not in demo.output
     assert "The demo failed: chat cannot run as it is set up (exit status 2): set QINGYU_CHAT__PORT" in demo.output
 
 
 def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> None:
-    demo = run("demo", **{FAULT: "no final chunk"})
+    demo = run("demo", **NO_RETRIEVAL, **{FAULT: "no final chunk"})
     assert demo.finish(60) == 1
     assert "the stream ended without a final chunk" in demo.output
     assert "──── the last lines of bridge" in demo.output
@@ -217,14 +235,14 @@ def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> No
 
 def test_a_demo_that_does_not_stop_cleanly_has_failed(run: Run) -> None:
     drain = {"QINGYU_BRIDGE__DRAIN_SECONDS": "0.1", "QINGYU_CHAT__DRAIN_SECONDS": "0.1"}
-    demo = run("demo", **drain, **{FAULT: "ignores SIGTERM"})
+    demo = run("demo", **drain, **NO_RETRIEVAL, **{FAULT: "ignores SIGTERM"})
     assert demo.finish(60) == 1
     assert "bridge did not stop cleanly: stopped: killed by SIGKILL" in demo.output
 
 
 def test_a_demo_that_is_interrupted_stops_everything(run: Run, tmp_path: Path) -> None:
-    demo = run("demo", TMPDIR=str(tmp_path), **{FAULT: "never ready"})
-    eventually_sync(demo.says("waiting for chat"))
+    demo = run("demo", TMPDIR=str(tmp_path), **NO_RETRIEVAL, **{FAULT: "never ready, patiently"})
+    eventually_sync(demo.says("waiting for chat: chat loads its model"), timeout=50)
     children = demo.children()
     demo.process.send_signal(signal.SIGINT)
     assert demo.finish() == 130

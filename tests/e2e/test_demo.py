@@ -23,10 +23,21 @@ def test_the_demo_starts_everything_takes_the_tour_and_stops_cleanly() -> None:
         assert re.search(rf"^ +\d+\.\d\d s  {kind}  ", result.stdout, re.MULTILINE)
     started = re.findall(r"tool_start  (\w+) (\{.+\})$", result.stdout, re.MULTILINE)
     ended = re.findall(r"tool_end    (\w+) \d+ 毫秒 · ms → (\{.+\})$", result.stdout, re.MULTILINE)
-    assert [name for name, _ in started] == ["text_statistics", "character_names"]
-    assert all(json.loads(parameters)["text"].startswith("沈砚没有对任何人说起昨夜的事。") for _, parameters in started)
+    assert [name for name, _ in started] == ["text_statistics", "character_names", "search_knowledge"]
+    given = [json.loads(parameters) for _, parameters in started]
+    assert all(one["text"].startswith("沈砚没有对任何人说起昨夜的事。") for one in given[:2])
+    assert given[2]["query"].startswith("接着写两三句，交代闻渡当年")
     results = {name: json.loads(result) for name, result in ended}
     assert results["text_statistics"]["zi"] == 328
     assert [one["name"] for one in results["character_names"]["characters"]] == ["沈砚", "许七"]
-    assert "final chunk: completed, 模型 · model: offline, stop" in result.stdout
+    passages = results["search_knowledge"]["passages"]
+    assert passages[0]["document_id"].endswith("/5")
+    assert (
+        "客人闻渡，以左耳听觉抵账" in result.stdout[result.stdout.index("八、") :]
+    )  # the model says what the tool found
+    assert "store: PostgreSQL " in result.stdout
+    assert "7 of 7 stored" in result.stdout
+    assert "⟦孩子⟧的手，指节冻得发青，掌心里攥着一枚铜钱" in result.stdout
+    assert "DeleteDocument: 7 of 7" in result.stdout
+    assert result.stdout.count("final chunk: completed, 模型 · model: offline, stop") == 2
     assert result.stdout.rstrip().endswith("The demo worked: everything started, answered and stopped.")

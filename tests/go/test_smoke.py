@@ -18,18 +18,9 @@ import grpc
 import pytest
 
 from qingyu_ai.contract import ai_agent_pb2 as ai
-from qingyu_ai.routes import (
-    AGENT_SERVICE,
-    CALL_TOOL,
-    CHAT_STREAM,
-    EXECUTE_AGENT,
-    EXECUTE_AGENT_STREAM,
-    GET_TOOL_INFO,
-    HEALTH_CHECK,
-    LIST_TOOLS,
-    ROUTES,
-)
+from qingyu_ai.routes import AGENT_SERVICE, CHAT, CHAT_STREAM, HEALTH_CHECK, RAG_SERVICE, ROUTES, TOOL_SERVICE
 from tests.optional import ROOT, require_tool
+from tests.postgres import PostgresProcess
 from tests.running import System, Worker, echo
 
 MODULE = ROOT / "clients" / "go"
@@ -104,6 +95,15 @@ def tools() -> Worker:
     return Worker("services.tool", "tool", {"QINGYU_TOOL__MODULES": modules})
 
 
+@pytest.fixture
+def retrieval() -> Iterator[Worker]:
+    """A retrieval worker, and the database that it prepares."""
+    database = PostgresProcess()
+    database.start()
+    yield Worker("services.rag", "rag", database.settings)
+    database.close()
+
+
 def test_the_go_code_is_formatted_and_vetted(go: str) -> None:
     assert run(require_tool("gofmt"), "-l", ".").stdout == ""
     vet = run(go, "vet", "./...")
@@ -116,16 +116,21 @@ def test_what_is_asked_of_an_agents_stream_is_asked_in_earnest(go: str) -> None:
     assert "\tqingyu.ai/clients/go/smoke\t" in tested.stdout, tested.stdout
 
 
-def test_every_rpc_behaves_for_a_go_backend(smoke: Path, on_the_wrong_server: object) -> None:
-    with System("services.chat", tools(), "services.agent") as system, System(echo()) as echoing:
+def test_every_rpc_behaves_for_a_go_backend(smoke: Path, on_the_wrong_server: object, retrieval: Worker) -> None:
+    workers = ("services.chat", tools(), "services.agent", retrieval)
+    with System(*workers) as system, System(echo()) as echoing:
         result = run(str(smoke), "-target", system.target, "-echo-target", echoing.target)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "0 failed, 0 skipped" in result.stdout, result.stdout
+        contract = [route for route in ROUTES if route.service in (AGENT_SERVICE, RAG_SERVICE, TOOL_SERVICE)]
+        assert len(contract) == 12
         for route in ROUTES:
             assert f" {route.method} " in result.stdout, f"nothing calls {route.method}:\n{result.stdout}"
-        for route in (EXECUTE_AGENT, EXECUTE_AGENT_STREAM, CALL_TOOL, LIST_TOOLS, GET_TOOL_INFO):
+        for route in contract:
             lines = [line for line in result.stdout.splitlines() if f" {route.method}  " in line]
-            assert len(lines) == 2, f"with and without a worker: {lines}"
+            alone = route in (CHAT, CHAT_STREAM, HEALTH_CHECK)  # these are never without a worker there
+            assert len(lines) == (1 if alone else 2), f"{route.method} with a worker and without: {lines}"
+            assert all(line.startswith("  ok ") for line in lines), lines
 
 
 def test_every_check_fails_on_a_server_that_is_wrong(on_the_wrong_server: subprocess.Popen[str]) -> None:

@@ -18,6 +18,7 @@ from services.llm.graphemes import clip, graphemes
         ("\u1112\u1161\u11ab글", ["\u1112\u1161\u11ab", "글"]),
         ("が\u304b\u3099", ["が", "\u304b\u3099"]),
         ("a\r\nb\n\u0301", ["a", "\r\n", "b", "\n", "\u0301"]),
+        ("a\u200d\nb", ["a\u200d", "\n", "b"]),
         ("नि", ["नि"]),
         ("", []),
     ],

@@ -139,3 +139,21 @@ def test_positions_index_the_text_and_do_not_overlap(text: str) -> None:
                 places = set(range(at, at + len(form.text)))
                 assert not places & taken
                 taken |= places
+
+
+MODERN = """林萧抬起头，看见苏沐雪站在门口。“林萧，你怎么还在这里？”苏沐雪皱眉道。林萧没有说话。
+“小雪，别管他了。”叶凡走来，拍了拍苏沐雪的肩膀。“萧哥！”胖子王大锤喊道，“快跑！”欧阳锋的灵蛇已经缠了上来。诸葛青云摇着扇子。
+慕容复冷笑一声。司马昭之心，路人皆知。阿宁问道：“老赵，你来不来？”"""
+
+
+def test_people_of_a_modern_passage_who_are_named_once() -> None:
+    names = {person.name for person in people(MODERN)}
+    assert {"王大锤", "欧阳锋", "诸葛青云", "慕容复", "司马昭", "小雪", "阿宁", "老赵"} <= names
+
+
+def test_what_only_looks_like_a_familiar_name_or_a_rare_surname_is_none() -> None:
+    ordinary = (
+        "“小心！”“老爷，有客。”“阿姨，早。”“老天，怎么会！”“小姐，请。”小声道：“嘘。”"
+        "司空见惯的事。东方的天亮了。百里的路。上官的命令。"
+    )
+    assert people(ordinary) == []

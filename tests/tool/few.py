@@ -36,13 +36,13 @@ def twice(parameters: Number) -> dict[str, int]:
     return {"twice": 2 * parameters.number}
 
 
-@tool(category="users", requires_auth=True)
+@tool(category="users", requires_auth=True, in_worker=True)
 async def mine(parameters: Nothing, caller: ToolCaller) -> dict[str, str]:
     """说出调用者。"""
     return {"user": caller.user, "project": caller.project}
 
 
-@tool(category="search")
+@tool(category="search", in_worker=True)
 async def look_up(parameters: Query, caller: ToolCaller) -> dict[str, int]:
     """检索。"""
     request = rag.SearchRequest(query=parameters.query)
@@ -50,14 +50,14 @@ async def look_up(parameters: Query, caller: ToolCaller) -> dict[str, int]:
     return {"found": reply.total_count}
 
 
-@tool(category="sums", seconds=0.2)
+@tool(category="sums", seconds=0.2, in_worker=True)
 async def never(parameters: Nothing, caller: ToolCaller) -> dict[str, int]:
     """从不结束。"""
     await asyncio.sleep(60)
     return {}
 
 
-@tool(category="sums")
+@tool(category="sums", in_worker=True)
 async def defect(parameters: Nothing, caller: ToolCaller) -> dict[str, int]:
     """出错。"""
     return {"never": 1 // len(caller.user * 0)}

@@ -28,7 +28,7 @@ class Number(Parameters):
 _settings: list[object] = []
 
 
-@tool(category="test")
+@tool(category="test", seconds=0.5)
 def double(parameters: Number) -> dict[str, int]:
     """加倍。"""
     return {"double": 2 * parameters.number}
@@ -86,6 +86,13 @@ def sleeper(parameters: Nothing) -> dict[str, str]:
 
 
 @tool(category="test", seconds=60.0)
+def nap(parameters: Number) -> dict[str, str]:
+    """睡几个十分之一秒，也许一个都不睡。"""
+    time.sleep(parameters.number / 10)
+    return {}
+
+
+@tool(category="test", seconds=60.0)
 def hungry(parameters: Nothing) -> dict[str, int]:
     """要很多内存。"""
     held = [bytearray(16 * 1024 * 1024) for _ in range(1024)]
@@ -138,6 +145,6 @@ def not_a_number(parameters: Nothing) -> dict[str, float]:
 
 
 TOOLS = (
-    double, surroundings, attempt, endless, sleeper, hungry, suicide, broken, refusing, refusing_at_length, printing,
+    double, surroundings, attempt, endless, sleeper, nap, hungry, suicide, broken, refusing, refusing_at_length, printing,
     talkative, not_a_number,
 )  # fmt: skip

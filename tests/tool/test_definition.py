@@ -98,7 +98,7 @@ def test_result_is_written_as_chinese_and_without_nan() -> None:
 
 
 async def test_asynchronous_tool_takes_its_caller() -> None:
-    @tool(category="text", requires_auth=True, repeatable=False)
+    @tool(category="text", requires_auth=True, repeatable=False, in_worker=True)
     async def asking(parameters: Span, caller: ToolCaller) -> Said:
         """问别的服务。"""
         return Said(said=(await caller.ask("/a.B/C", b"?")).decode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -102,6 +102,7 @@ def test_values_within_unions_tables_and_pairs(text: str, said: str) -> None:
     assert said in [violation.english for violation in caught.value.violations]
 
 
+@settings(deadline=None)  # a busy machine takes longer now and then
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_any_value_is_taken_or_refused_with_a_sentence(value: object) -> None:
     definition._defined.clear()

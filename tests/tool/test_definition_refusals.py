@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from services.tool.definition import Parameters, tool
+from services.tool.definition import Parameters, ToolCaller, tool
 from services.tool.errors import DefinitionError
 
 from .conftest import Said, Span
@@ -50,6 +50,11 @@ async def no_caller(parameters: Span) -> Said:
 
 
 async def other_caller(parameters: Span, caller: str) -> Said:
+    """怪。"""
+    return Said(said="")
+
+
+async def asynchronous(parameters: Span, caller: ToolCaller) -> Said:
     """怪。"""
     return Said(said="")
 
@@ -114,6 +119,10 @@ def endless_model(parameters: Endless) -> Said:
         (no_result, "must say what it returns"),
         (no_caller, r"caller: ToolCaller\)"),
         (other_caller, r"caller: ToolCaller\)"),
+        (
+            asynchronous,
+            r"outside the sandbox, and its time limit .* say in_worker=True; otherwise make it a plain function",
+        ),
         (WrongName, "must match"),
         (loose, "derived from Parameters"),
         (holds_loose, "accepts unknown names"),
@@ -132,6 +141,7 @@ def test_wrong_function_is_refused_at_import(function: Callable[..., Any], said:
         ({"category": "Text"}, "category 'Text'"),
         ({"category": "text", "seconds": 0}, "seconds"),
         ({"category": "text", "seconds": float("nan")}, "seconds"),
+        ({"category": "text", "in_worker": True}, "is a plain function: in the worker it would stop all other calls"),
         ({"category": "text", "max_output_bytes": 10_000_000}, "max_output_bytes"),
     ],
 )

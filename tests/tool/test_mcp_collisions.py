@@ -6,7 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from qingyu_ai.settings import McpServer, SettingsError
-from services.tool.registry import Announcer, Listing, OtherSchema, Registry
+from services.tool.announcing import Announcer, OtherTool
+from services.tool.registry import Listing, Registry
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
 from tests.bridge.conftest import bridge_settings as bridge_settings
@@ -72,7 +73,7 @@ def other(name: str) -> Listing:
 async def test_worker_whose_servers_tool_has_another_schema_elsewhere_does_not_start(bridge: Bridge) -> None:
     announcer = Announcer(bridge.bus, "w1", bridge.settings.bus.tool_lease_seconds, [other("peer_double")])
     await announcer.start()
-    with pytest.raises(OtherSchema, match="'peer_double' is served by worker w1"):
+    with pytest.raises(OtherTool, match="'peer_double' is served by worker w1"):
         async with tool_worker(bridge, {"peer": program()}):
             pass
     registry = Registry(bridge.bus, bridge.settings.bus.tool_lease_seconds)

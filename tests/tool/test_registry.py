@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from qingyu_ai.bus import topology
+from qingyu_ai.bus.record import now_ms
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.settings import Bus as BusSettings
-from services.tool.registry import Announcer, Listing, OtherSchema, Parameter, Registry
+from services.tool.announcing import Announcer
+from services.tool.registry import Announced, Listing, Parameter, Registry
 from tests.bus.conftest import FAST
 from tests.bus.conftest import connect as connect  # the fixture
 from tests.bus.system import Connect
@@ -83,25 +86,6 @@ async def test_tool_of_two_workers_stays_when_one_of_them_stops(connect: Connect
     await eventually(lambda: names(registry) == [])
 
 
-async def test_same_name_with_another_schema_is_refused_at_the_start(connect: Connect, registry: Registry) -> None:
-    async with announced(await connect(), "w1", listing()):
-        other = Announcer(await connect(), "w2", LEASE, [listing("split"), listing(digest="d2")])
-        with pytest.raises(OtherSchema, match=r"tool 'count' is served by worker w1 with other parameters; stop"):
-            await other.start()
-        await eventually(lambda: names(registry) == ["count"])
-        assert registry.find("count") == listing()
-    async with announced(await connect(), "w2", listing(digest="d2")):
-        await eventually(lambda: registry.find("count") == listing(digest="d2"))
-
-
-async def test_of_two_that_start_at_once_with_different_schemas_one_is_refused(connect: Connect) -> None:
-    starting = [Announcer(await connect(), f"w{i}", LEASE, [listing(digest=f"d{i}")]) for i in range(2)]
-    results = await asyncio.gather(*(announcer.start() for announcer in starting), return_exceptions=True)
-    assert any(isinstance(result, OtherSchema) for result in results)
-    for announcer in starting:
-        await announcer.stop()
-
-
 async def test_view_that_comes_later_does_not_believe_what_is_old(connect: Connect, settings: BusSettings) -> None:
     bus = await connect()
     announcer = Announcer(bus, "w1", LEASE, [listing()])
@@ -138,13 +122,33 @@ async def test_tools_come_and_go_while_their_worker_lives(connect: Connect, regi
     await eventually(lambda: names(registry) == [])
 
 
-async def test_tool_that_comes_with_another_schema_is_refused_alone(connect: Connect, registry: Registry) -> None:
+async def test_an_entry_counts_for_the_lease_from_when_it_was_written_and_not_from_when_it_is_read(
+    connect: Connect,
+) -> None:
+    """Ages, not waits: the lease is an hour, and the entries say that they are old."""
+    bus, hour = await connect(), 3600.0
+    for name, age in (("young", 0.5), ("old", 1.5), ("from_tomorrow", -20.0)):
+        entry = Announced(listing=listing(name), worker="w1", at_ms=now_ms() - round(age * hour * 1000))
+        await bus.store(topology.tool_key(name, "w1"), entry.model_dump_json().encode(), timeout=2)
+    view = Registry(bus, hour)
+    await view.start()
+    await eventually(lambda: "young" in names(view))
+    assert names(view) == ["from_tomorrow", "young"]
+    until = {tool: until - time.monotonic() for (tool, _), (_, until, _) in view._entries.items()}
+    assert 0.49 * hour < until["young"] < 0.51 * hour
+    assert 0.99 * hour < until["from_tomorrow"] <= hour  # a clock that is ahead buys no more than a lease
+    await view.stop()
+
+
+async def test_of_two_workers_that_describe_one_tool_otherwise_the_longer_served_one_is_listed(
+    connect: Connect, registry: Registry
+) -> None:
     async with (
-        announced(await connect(), "w1", listing()),
-        announced(await connect(), "w2", listing("split")) as second,
+        announced(await connect(), "w1", listing(category="first")),
+        announced(await connect(), "w2", listing(category="second")),
     ):
-        with pytest.raises(OtherSchema, match="'count' is served by worker w1"):
-            await second.add(listing(digest="d2"))
-        await asyncio.sleep(LEASE)
-        assert names(registry) == ["count", "split"]
-        assert registry.find("count") == listing()
+        await eventually(lambda: len(registry._entries) == 2)
+        await asyncio.sleep(LEASE)  # both have announced it again
+        assert registry.find("count") == listing(category="first")
+        assert names(registry, "second") == []
+    await eventually(lambda: names(registry) == [])

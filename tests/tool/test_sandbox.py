@@ -113,8 +113,11 @@ async def test_what_is_kept_out_when_the_worker_is_root(sandbox: Sandbox, code: 
 async def test_endless_loop_is_ended_and_the_next_call_has_a_new_child(sandbox: Sandbox) -> None:
     await sandbox.run(naughty.double, '{"number": 1}')
     [before] = sandbox.pids
-    with pytest.raises(ToolTimeout, match=r"0\.5 seconds") as caught:
+    structlog.reset_defaults()
+    with capture_logs() as logged, pytest.raises(ToolTimeout, match=r"0\.5 seconds") as caught:
         await sandbox.run(naughty.endless, "{}")
+    [line] = [one for one in logged if one["event"] == "tool_timed_out"]
+    assert (line["tool"], line["seconds"], line["pid"]) == ("endless", 0.5, before)
     assert caught.value.seconds == 0.5
     assert "0.5 秒" in caught.value.chinese
     await eventually(lambda: not psutil.pid_exists(before))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.text.traditional import simplified
+from services.tool.builtin import word_finder
 from services.tool.builtin.sensitive_words import SensitiveWordsParameters, sensitive_words, use_list
 from services.tool.builtin.word_finder import Hit, WordFinder
 from services.tool.errors import ToolFailed
@@ -117,3 +118,28 @@ def test_plain_text_is_searched_as_the_slow_way_does(text: str, words: list[str]
             expected.append(Hit(longest, at, at + len(longest), exact=True))
         at += max(1, len(longest))
     assert WordFinder(words).find(text) == expected
+
+
+@pytest.mark.parametrize(("text", "word"), [("a" * 5000, "a" * 50), ("雪" * 5000, "雪" * 50), ("a-" * 2500, "a" * 50)])
+def test_text_that_nearly_is_a_long_word_everywhere_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, text: str, word: str
+) -> None:
+    read = 0
+    fold = word_finder._fold_char
+
+    def counted(char: str) -> str:
+        nonlocal read
+        read += 1
+        return fold(char)
+
+    finder = WordFinder([word])
+    monkeypatch.setattr(word_finder, "_fold_char", counted)
+    finder.find(text)
+    assert read <= 3 * len(text)  # itself, and a neighbour on each side where a word may be
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("5m²g", []), ("m㎏", []), ("㎏m", []), ("㎏㎏", [("kgkg", "㎏㎏", False)])]
+)
+def test_word_begins_and_ends_with_a_character(text: str, expected: list[tuple[str, str, bool]]) -> None:
+    assert found(text, "g", "gm", "mk", "kgkg") == expected

@@ -19,10 +19,10 @@ from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as pb
 from qingyu_ai.settings import Bus as BusSettings
+from services.tool.announcing import OtherTool
 from services.tool.builtin import search_knowledge
 from services.tool.definition import Tool
 from services.tool.process import serve
-from services.tool.registry import OtherSchema, Registry
 from services.tool.sandbox import Sandbox
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
@@ -41,11 +41,13 @@ def bus_settings() -> BusSettings:
 
 
 @contextlib.asynccontextmanager
-async def tool_worker(bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS) -> AsyncIterator[Worker]:
-    """A tool worker in the test's process; its computed tools run in children."""
+async def tool_worker(
+    bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS, *, slots: int = 8, wait_seconds: float = 10.0
+) -> AsyncIterator[Worker]:
+    """A tool worker in the test's process; its computed tools run in one child."""
     bus = await NatsBus.open(bridge.settings.nats.servers, "tool", on_closed=lambda: None)
-    async with Sandbox(tools, children=1) as sandbox:
-        worker = Worker(bus, "tool", bridge.settings.bus, slots=8)
+    async with Sandbox(tools, children=1, wait_seconds=wait_seconds) as sandbox:
+        worker = Worker(bus, "tool", bridge.settings.bus, slots=slots)
         serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds)
         try:
             await worker.start()
@@ -90,6 +92,9 @@ async def test_parameters_that_do_not_hold_are_named(bridge: Bridge) -> None:
             refusal = await bridge.refused(routes.CALL_TOOL, request)
             assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
             assert f"parameters.{field}" in {name for name, _ in refusal.fault.violations}
+            assert f"parameters.{field}：" in refusal.fault.chinese
+            for _, what in refusal.fault.violations:
+                assert what not in refusal.fault.chinese
         refusal = await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="twice", parameters="{", user_id="u"))
         assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -106,22 +111,25 @@ async def test_tool_that_is_not_there_is_not_found(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "code", "words"),
+    ("name", "parameters", "code", "words", "reason"),
     [
-        ("twice", {"number": 13}, grpc.StatusCode.FAILED_PRECONDITION, "13 不可加倍"),
-        ("never", {}, grpc.StatusCode.DEADLINE_EXCEEDED, "0.2"),
-        ("defect", {}, grpc.StatusCode.INTERNAL, "please report this id"),
-        ("look_up", {"query": "宝玉"}, grpc.StatusCode.UNAVAILABLE, "rag"),
+        ("twice", {"number": 13}, grpc.StatusCode.FAILED_PRECONDITION, "13 不可加倍", "TOOL_FAILED"),
+        ("never", {}, grpc.StatusCode.DEADLINE_EXCEEDED, "0.2", "TOOL_TIMEOUT"),
+        ("defect", {}, grpc.StatusCode.INTERNAL, "请将此编号告知我们", "INTERNAL"),
+        ("look_up", {"query": "宝玉"}, grpc.StatusCode.UNAVAILABLE, "没有可用的 rag 服务", "NO_WORKER"),
     ],
 )
 async def test_tool_that_fails_is_an_answer_that_says_why(
-    bridge: Bridge, name: str, parameters: dict[str, Any], code: grpc.StatusCode, words: str
+    bridge: Bridge, name: str, parameters: dict[str, Any], code: grpc.StatusCode, words: str, reason: str
 ) -> None:
     async with tool_worker(bridge):
         answer = await call(bridge, name, **parameters)
         assert (answer.success, answer.result, answer.status.code) == (False, "", code.value[0])
         assert words in answer.error
         assert "Traceback" not in answer.error
+        english, chinese = answer.error.split(" / ")
+        assert (english.isascii(), chinese.isascii()) == (True, False)
+        assert answer.status.details == reason
 
 
 async def test_tool_asks_another_service_as_its_caller(bridge: Bridge) -> None:
@@ -154,6 +162,7 @@ async def test_knowledge_is_searched_as_the_caller_and_unavailable_without_retri
         "passages": [{"document_id": "d1", "content": "灯是师父留下的。", "score": 0.5}]
     }
     assert [(one.query, one.user_id, one.project_id, one.top_k) for one in asked] == [("灯", "u", "p", 3)]
+    assert (asked[0].options.enable_hybrid, asked[0].options.enable_rerank) == (True, True)
 
 
 async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge) -> None:
@@ -183,15 +192,25 @@ async def listed_are(bridge: Bridge, names: list[str]) -> bool:
     return await listed(bridge) == names
 
 
-async def test_worker_whose_tool_has_another_schema_does_not_start(bridge: Bridge) -> None:
+@pytest.mark.parametrize("change", ["parameters", "requires_auth"])
+async def test_worker_whose_tool_is_another_one_does_not_start_and_hears_no_call(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    fields = {f: getattr(few.twice, f) for f in few.twice.__dataclass_fields__}
+    fields |= {"model": few.Query} if change == "parameters" else {"requires_auth": True}
+    other: Tool[Any, Any] = Tool(**fields)
     async with tool_worker(bridge, [few.twice]):
-        registry = Registry(bridge.bus, LEASE)
-        await registry.start()
-        await eventually(lambda: registry.find("twice") is not None)
-        await registry.stop()
-        other: Tool[Any, Any] = Tool(
-            **{**{f: getattr(few.never, f) for f in few.never.__dataclass_fields__}, "name": "twice"}
-        )
-        with pytest.raises(OtherSchema, match="'twice'"):
-            async with tool_worker(bridge, [other]):
+        heard: list[str] = []
+        subscribe = NatsBus.subscribe
+
+        async def noted(bus: NatsBus, subject: str, *args: Any, **more: Any) -> Any:
+            heard.append(subject)
+            return await subscribe(bus, subject, *args, **more)
+
+        monkeypatch.setattr(NatsBus, "subscribe", noted)
+        with pytest.raises(OtherTool, match=f"'twice' is served by worker [0-9a-f]+ with other {change}; stop"):
+            async with tool_worker(bridge, [few.defect, other]):
                 pass
+        assert not [subject for subject in heard if subject.startswith(routes.CALL_TOOL.subject)]
+        assert await listed(bridge) == ["twice"]
+        assert (await call(bridge, "twice", number=1)).success

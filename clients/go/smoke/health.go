@@ -43,6 +43,9 @@ func healthCheck(ctx context.Context, s *system) (string, error) {
 			return "", fmt.Errorf("the details lack %q: %v", part, details)
 		}
 	}
+	if details["worker.rag"] != "" && !strings.HasPrefix(details["store"], "PostgreSQL ") {
+		return "", fmt.Errorf("a retrieval worker is there, and its database is %q", details["store"])
+	}
 	return fmt.Sprintf("healthy for %d s; %s", answer.GetUptimeSeconds(), strings.Join(parts, ", ")), nil
 }
 

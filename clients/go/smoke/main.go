@@ -2,7 +2,7 @@
 //
 //	go run ./smoke -target 127.0.0.1:50051 -echo-target 127.0.0.1:50052
 //
-// The target is a bridge with chat, tool and agent workers behind it. The echo target is a bridge whose only worker is
+// The target is a bridge with chat, tool, agent and retrieval workers behind it. The echo target is a bridge whose only worker is
 // bench.echo_worker, a chat worker which can be told to be slow or silent; without one, the checks that need it are skipped.
 //
 // Exit status 0: every check that ran is ok. 1: one is not, or there was none. 2: the flags do not hold.
@@ -100,6 +100,7 @@ func main() {
 		{"Health", healthChecks},
 		{"Chat", chatChecks},
 		{"Tools", toolChecks},
+		{"Retrieval", retrievalChecks},
 		{"Agents", agentChecks},
 		{"The same request again", repeatChecks},
 		{"Requests that do not hold", invalidChecks},

@@ -6,13 +6,13 @@ Text and words are folded to one form, separators are read over, and one automat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from unicodedata import category, normalize
 
 from services.text.script import INVISIBLE
 from services.text.traditional import simplified
-from services.text.word_list import WordList
+from services.text.word_list import WordList, fold
 
 MOST_SEPARATORS = 4
 """That may stand between two characters of a word; behind more of them begins something else."""
@@ -43,6 +43,11 @@ class WordFinder:
             if folded := _folded(word):
                 self._listed.setdefault(folded, word.strip())
         self._words = WordList(self._listed)
+        self._by_state = {
+            self._words.state_of(fold(folded.strip())): (word, _LATIN.fullmatch(folded) is not None)
+            for folded, word in self._listed.items()
+        }
+        """By the automaton's state: the word as listed, and whether it is one of Latin letters."""
 
     def __len__(self) -> int:
         return len(self._listed)
@@ -73,20 +78,22 @@ class WordFinder:
             for one in plain:  # ㎏ is two
                 places.append(at)
                 state = self._words.step(state, one)
-                for size in self._words.lengths(state) if self._words.found[state] else ():
-                    hit = self._hit(text, places[-size], at + 1, size)
-                    if hit is not None:
-                        yield hit
+            # Only here: a word that ends in the middle of ㎏ is none.
+            for own in self._words.ending(state) if self._words.found[state] else ():
+                hit = self._hit(text, places, at + 1, own)
+                if hit is not None:
+                    yield hit
 
-    def _hit(self, text: str, start: int, end: int, size: int) -> Hit | None:
-        written = text[start:end]
-        folded = _folded(written)
-        word = self._listed.get(folded)
-        if word is None:  # it begins in the middle of a character such as ㎏
+    def _hit(self, text: str, places: Sequence[int], end: int, own: int) -> Hit | None:
+        """Look at one place where the characters of a word stand, without reading it again: it may be at each character."""
+        size = self._words.depth[own]
+        start = places[-size]
+        if len(places) > size and places[-size - 1] == start:  # it begins in the middle of ㎏
             return None
-        if _LATIN.fullmatch(folded) and not _stands_alone(text, start, end, size):
+        word, is_latin = self._by_state[own]
+        if is_latin and not _stands_alone(text, start, end, size):
             return None
-        return Hit(word, start, end, exact=written.lower() == word.lower())
+        return Hit(word, start, end, exact=text[start:end].lower() == word.lower())
 
 
 def _stands_alone(text: str, start: int, end: int, size: int) -> bool:
@@ -96,6 +103,8 @@ def _stands_alone(text: str, start: int, end: int, size: int) -> bool:
     """
     if _is_latin(text[start - 1 : start]) or _is_latin(text[end : end + 1]):
         return False
+    if end - start == size:
+        return True
     pieces = [piece for piece in _SEPARATOR.split(text[start:end]) if piece]
     return len(pieces) in (1, size)
 

@@ -15,6 +15,8 @@ from services.tool.registry import Registry
 
 from . import require_mcp
 
+LAST_PORT = 65535
+
 
 async def main(port: int | None, settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, or the client has left.
@@ -43,11 +45,17 @@ async def main(port: int | None, settings: Settings, stop: asyncio.Event) -> Non
         await bus.close()
 
 
+def _port(written: str) -> int:
+    if not written.isascii() or not written.isdecimal() or int(written) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{written!r} is no port: a number from 0 (any that is free) to {LAST_PORT}")
+    return int(written)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.tool.mcp", description="Offers our tools to MCP clients.")
     parser.add_argument(
         "--http",
-        type=int,
+        type=_port,
         metavar="PORT",
         help="listen at http://127.0.0.1:PORT/mcp instead of standard input and output",
     )

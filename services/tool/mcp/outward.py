@@ -85,7 +85,7 @@ class OurTools:
             parameters=json.dumps(params.arguments or {}, ensure_ascii=False),
             user_id=self._user,
         )
-        seconds = listing.seconds + MARGIN_SECONDS
+        seconds = listing.wait_seconds + listing.seconds + MARGIN_SECONDS
         identity = secrets.token_hex(16)
         call = Call(
             identity, f"mcp_{identity}", self._user, "", (), Deadline.after(seconds), "", verified=bool(self._user)

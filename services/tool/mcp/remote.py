@@ -65,6 +65,7 @@ class RemoteTool:
             async with asyncio.timeout(self._settings.seconds):
                 result = await self._connection.call(self._original, asked)
         except TimeoutError:
+            log.warning("tool_timed_out", tool=name, seconds=self._settings.seconds, server=self._connection.name)
             raise ToolTimeout(name, self._settings.seconds) from None
         except ServerAway:
             raise ToolServerAway(name, self._connection.name) from None

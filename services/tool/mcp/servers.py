@@ -14,8 +14,9 @@ from mcp import types
 
 from qingyu_ai.bus.transport_errors import TransportError
 from qingyu_ai.settings import McpServer, SettingsError
+from services.tool.announcing import OtherTool
 from services.tool.offered import Offering
-from services.tool.registry import OtherSchema
+from services.tool.registry import Listing
 
 from .connection import Connection
 from .names import Collision, Original, name_all
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 VARIABLE = "QINGYU_TOOL__MCP"
 
 AGAIN_SECONDS = 5.0
-"""Until it is tried again to offer a tool that could not be offered: another worker served its name with another schema, or the
+"""Until it is tried again to offer a tool that could not be offered: another worker served another one by its name, or the
 bus did not answer."""
 
 
@@ -91,6 +92,11 @@ class McpServers:
         """Leave all servers. Calls that still run end."""
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
+    @property
+    def listings(self) -> Sequence[Listing]:
+        """See `offered.Source.listings`."""
+        return [tool.listing for tool in self._made().values() if tool.listing.category not in self._away]
+
     async def start(self, offering: Offering) -> None:
         """See `offered.Source.start`."""
         self._changed.clear()
@@ -119,7 +125,7 @@ class McpServers:
             self._changed.clear()
             try:
                 await self._reconcile(offering)
-            except (OtherSchema, TransportError) as e:
+            except (OtherTool, TransportError) as e:
                 log.warning("mcp_tools_not_offered", error=str(e))
                 # Not all workers at the same moment: each would find the others' schema, and none would be first.
                 await asyncio.sleep(AGAIN_SECONDS * random.uniform(0.5, 1.5))
@@ -129,10 +135,10 @@ class McpServers:
         """Have what is offered be what there is.
 
         Raises:
-            OtherSchema, TransportError: the first that could not be offered; everything else is.
+            OtherTool, TransportError: the first that could not be offered; everything else is.
         """
         there = self._made()
-        failures: list[OtherSchema | TransportError] = []
+        failures: list[OtherTool | TransportError] = []
         for name in [name for name in self._offered if name not in there]:
             await self._drop(offering, name, failures)
         for name, tool in there.items():
@@ -144,12 +150,12 @@ class McpServers:
                     self._listed.discard(name)
                     await offering.offer(tool)
                     self._listed.add(name)
-            except (OtherSchema, TransportError) as e:
+            except (OtherTool, TransportError) as e:
                 failures.append(e)
         if failures:
             raise failures[0]
 
-    async def _drop(self, offering: Offering, name: str, failures: list[OtherSchema | TransportError]) -> None:
+    async def _drop(self, offering: Offering, name: str, failures: list[OtherTool | TransportError]) -> None:
         try:
             await offering.drop(name)
         except TransportError as e:

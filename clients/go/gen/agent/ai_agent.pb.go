@@ -138,8 +138,8 @@ type AgentOptions struct {
 	MaxTokens int32 `protobuf:"varint,3,opt,name=max_tokens,json=maxTokens,proto3" json:"max_tokens,omitempty"`
 	// Bounds how often a step that failed is tried again.
 	MaxRetries int32 `protobuf:"varint,4,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
-	// After so many seconds the agent stops and returns the text so far with status `timeout`. A gRPC deadline that comes
-	// sooner ends the call with DEADLINE_EXCEEDED and no text.
+	// After so many seconds the agent stops and returns the text so far with status `timeout`. Where a gRPC deadline comes
+	// sooner it stops just before that, in the same way; past the deadline the call ends with DEADLINE_EXCEEDED and no text.
 	TimeoutSeconds int32 `protobuf:"varint,5,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
 	// Ask for `reasoning` in the answer, and for chunks of that type in the stream.
 	EnableReasoning bool `protobuf:"varint,6,opt,name=enable_reasoning,json=enableReasoning,proto3" json:"enable_reasoning,omitempty"`

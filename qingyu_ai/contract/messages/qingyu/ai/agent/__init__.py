@@ -61,8 +61,8 @@ class AgentOptions(betterproto2.Message):
         5, betterproto2.TYPE_INT32
     )
     """
-    After so many seconds the agent stops and returns the text so far with status `timeout`. A gRPC deadline that comes
-    sooner ends the call with DEADLINE_EXCEEDED and no text.
+    After so many seconds the agent stops and returns the text so far with status `timeout`. Where a gRPC deadline comes
+    sooner it stops just before that, in the same way; past the deadline the call ends with DEADLINE_EXCEEDED and no text.
     """
 
     enable_reasoning: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)

@@ -396,7 +396,13 @@ class Record(betterproto2.Message):
     The epoch of the claim that this is written for. Not set in a claim itself: there the revision is the epoch.
     """
 
-    earlier: "list[RecordDecision]" = betterproto2.field(20, betterproto2.TYPE_MESSAGE, repeated=True)
+    owner: "bytes" = betterproto2.field(20, betterproto2.TYPE_BYTES)
+    """
+    A hash of the user whose call it is, so that all that a user left can be found and erased. Not set: nobody's, or of a release
+    before.
+    """
+
+    earlier: "list[RecordDecision]" = betterproto2.field(21, betterproto2.TYPE_MESSAGE, repeated=True)
     """
     Decisions that were reopened, the newest last: their events may not have been published yet.
     """

@@ -1,0 +1,1 @@
+"""How well retrieval finds what is there: a corpus with known answers, an engine, and figures."""

@@ -1,0 +1,139 @@
+"""The connection to the bridge: one channel for all calls, and what gRPC raises as errors of the caller's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from qingyu_ai.bus.fault import Code
+from qingyu_ai.routes import Route, StreamJob
+
+from .errors import UNAVAILABLE, AIProxyError, from_grpc
+from .who import Metadata
+
+CONNECT_SECONDS = 10.0
+"""How long a start waits for the bridge."""
+
+OPTIONS = (
+    # A bridge that is frozen or cut off is noticed within 13 s, also while nothing is being said; the bridge allows the pace.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Several addresses share the calls, and one that is dead is passed over.
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),  # the bridge bounds what it sends
+    ("grpc.max_send_message_length", 8 * 1024 * 1024),
+    ("grpc.enable_retries", 0),  # retries are protection.py's, which sees them
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Let no error of gRPC's out."""
+    try:
+        yield
+    except grpc.RpcError as e:
+        raise from_grpc(e) from e
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Not whoever waits was cancelled, but the call: its channel has been closed.
+        english = "The connection to the AI service has been closed"
+        raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
+
+
+class Connection:
+    """A channel to the bridge.
+
+    Args:
+        target: `host:port`, or any target of gRPC's.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+
+    async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Wait for a connection.
+
+        Raises:
+            AIProxyError: there is none in time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            english = f"There is no connection to the AI service at {self.target} within {seconds:g} s"
+            raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
+
+    async def unary(
+        self, route: Route[Any, Any], request: Any, metadata: Metadata, seconds: float
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Ask once.
+
+        Returns:
+            The reply and its trailing metadata.
+
+        Raises:
+            AIProxyError: it failed.
+        """
+        method = self._channel.unary_unary(route.path, route.request.SerializeToString, route.reply.FromString)
+        with translated():
+            call = method(request, metadata=metadata, timeout=seconds)
+            reply = await call
+            return reply, _texts(await call.trailing_metadata())
+
+    async def batch(self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float) -> Any:
+        """Send many requests, and wait for the one reply."""
+        method = self._channel.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
+        with translated():
+            return await method(iter(requests), metadata=metadata, timeout=seconds)
+
+    def stream(self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float) -> Streaming:
+        """Ask for a stream."""
+        method = self._channel.unary_stream(route.path, route.request.SerializeToString, route.reply.FromString)
+        return Streaming(method(request, metadata=metadata, timeout=seconds))
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+
+class Streaming:
+    """One attempt of a stream."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.trailers: Mapping[str, str] = {}
+        """Once it has ended well."""
+
+    def __enter__(self) -> Streaming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call.cancel()  # a call that has ended takes no notice
+
+    async def messages(self) -> AsyncGenerator[Any, None]:
+        """All of it.
+
+        Raises:
+            AIProxyError: it broke.
+        """
+        with translated():
+            while (message := await self._call.read()) is not grpc.aio.EOF:
+                yield message
+            self.trailers = _texts(await self._call.trailing_metadata())
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}

@@ -1,0 +1,296 @@
+"""AIProxyService through a real bridge to workers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+
+from bench import echo_worker
+from qingyu_ai import routes
+from qingyu_ai.bus.errors import NotFound
+from qingyu_ai.bus.handler import Call
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.contract import tool_pb2 as tool
+from qingyu_ai.settings import AiProxy
+from services.proxy import connection
+from services.proxy.breaker import State
+from services.proxy.errors import AIProxyError
+from services.proxy.models import (
+    AgentRequest,
+    ChatRequest,
+    IndexRequest,
+    Message,
+    SearchRequest,
+    StreamChunk,
+    ToolRequest,
+)
+from services.proxy.service import AIProxyService
+from services.proxy.who import NOBODY, Who
+from tests.bridge.conftest import Bridge
+from tests.bridge.halting import Halting
+from tests.ports import free_port
+from tests.proxy.conftest import ME, Start
+from tests.waiting import eventually
+
+
+def asked(text: str = "夜雨", **more: Any) -> ChatRequest:
+    return ChatRequest(messages=[Message(role="user", content=text)], **more)
+
+
+async def heard(chunks: Any) -> list[StreamChunk]:
+    async with aclosing(chunks):
+        return [chunk async for chunk in chunks]
+
+
+def metric(service: AIProxyService, name: str) -> str:
+    lines = generate_latest(service.registry).decode().splitlines()
+    return next(line.rpartition(" ")[2] for line in lines if line.startswith(name + " "))
+
+
+async def test_chat_is_answered_with_what_follows_it(bridge: Bridge, start: Start) -> None:
+    async def chat(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        call.trailers |= {"x-model": "m1", "x-finish-reason": "stop", "x-usage-prompt": "3", "x-usage-completion": "4"}
+        assert (call.user, call.project, request.metadata.timestamp > 0) == ("u1", "p1", True)
+        return await echo_worker.chat(call, request)
+
+    await bridge.worker(chat=chat)
+    answer = await (await start(bridge.port)).chat(asked(), ME)
+    assert (answer.message.content, answer.model, answer.finish_reason) == ("夜雨", "m1", "stop")
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 4)
+    assert re.fullmatch(r"req_\d{19}_[0-9a-f]{8}", answer.request_id)
+
+
+async def test_chat_stream_ends_with_one_final_chunk_that_knows_the_usage(bridge: Bridge, start: Start) -> None:
+    async def stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        async for chunk in echo_worker.chat_stream(call, request):
+            yield chunk
+        call.trailers |= {"x-model": "m1", "x-usage-prompt": "3", "x-secret": "no"}
+
+    await bridge.worker(stream=stream)
+    chunks = await heard((await start(bridge.port)).chat_stream(asked(context={"deltas": "5"}), ME))
+    assert "".join(c.delta for c in chunks) == "夜雨" * 5
+    assert [c.is_final for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].metadata == {"model": "m1", "tokens_prompt": "3"}
+    assert chunks[-2].event_id == "10"
+
+
+async def test_body_cannot_name_another_user(bridge: Bridge, start: Start) -> None:
+    service = await start(bridge.port)
+    for who in (ME, NOBODY):
+        with pytest.raises(AIProxyError) as error:
+            await service.chat(asked(user_id="u2"), who)
+        assert (error.value.http_status, error.value.fields[0][0]) == (400, "userId")
+    assert bridge.edge.open == 0
+
+
+async def test_token_and_user_travel_beside_the_request(bridge: Bridge, start: Start) -> None:
+    seen: dict[str, Any] = {}
+    admit = bridge.edge._admit
+
+    async def look(route: Any, body: bytes, opened: Any) -> Any:
+        seen.update(opened.context.invocation_metadata())
+        return await admit(route, body, opened)
+
+    bridge.edge._admit = look  # type: ignore[method-assign]
+    await bridge.worker()
+    who = Who("用户 1", "p", token="a.b.c")
+    await (await start(bridge.port)).chat(asked(), who, request_id="r1")
+    assert seen["authorization"] == "Bearer a.b.c"
+    assert (seen["x-user-id"], seen["x-project-id"]) == ("%E7%94%A8%E6%88%B7%201", "p")
+    assert (seen["x-request-id"], seen["x-linger-ms"]) == ("r1", "30000")
+
+
+async def test_agents_answer_with_parsed_json_and_are_counted(bridge: Bridge, start: Start) -> None:
+    async def agent(call: Call, request: ai.AgentRequest) -> ai.AgentResponse:
+        calls = [
+            common.ToolCall(tool_name="count", parameters='{"text": "雨"}', result='{"zi": 1}', duration_ms=3),
+            common.ToolCall(tool_name="nope", status=common.Status(code=5, message="no such tool")),
+        ]
+        stats = ai.AgentStats(tokens_used=700, duration_ms=9, tool_calls_count=2)
+        failed = common.Status(code=8, message="out of steps")
+        return ai.AgentResponse(output="半", status="failed", tool_calls=calls, stats=stats, response_status=failed)
+
+    await bridge.worker("agent", agent=agent)
+    service = await start(bridge.port)
+    answer = await service.execute_agent(AgentRequest(agent_type="plot", task="写"), ME)
+    assert (answer.status, answer.output, answer.error) == ("failed", "半", "out of steps")
+    assert (answer.tool_calls[0].parameters, answer.tool_calls[0].result) == ({"text": "雨"}, {"zi": 1})
+    assert [call.success for call in answer.tool_calls] == [True, False]
+    assert metric(service, 'ai_agent_requests_total{agent_type="plot",status="failed"}') == "1.0"
+    assert metric(service, 'ai_agent_tokens_used_bucket{agent_type="plot",le="1000.0"}') == "1.0"
+    assert metric(service, 'ai_agent_duration_seconds_bucket{agent_type="plot",le="300.0"}') == "1.0"
+    assert metric(service, 'ai_tool_calls_total{status="success",tool_name="count"}') == "1.0"
+    assert metric(service, 'ai_tool_calls_total{status="failed",tool_name="unknown"}') == "1.0"
+
+
+async def test_tools_answer_with_parsed_json_and_a_failure_is_an_answer(bridge: Bridge, start: Start) -> None:
+    async def count(call: Call, request: tool.ToolRequest) -> tool.ToolResponse:
+        if "bad" in request.parameters:
+            return tool.ToolResponse(success=False, error="no", status=common.Status(code=9))
+        return tool.ToolResponse(result='{"zi": 2}', success=True, duration_ms=1)
+
+    await bridge.worker("tool", tool=count, name="count")
+    service = await start(bridge.port)
+    assert (await service.call_tool(ToolRequest(tool_name="count", parameters={"a": [1, None]}), ME)).result == {
+        "zi": 2
+    }
+    failed = await service.call_tool(ToolRequest(tool_name="count", parameters={"bad": True}), ME)
+    assert (failed.success, failed.error, failed.result) == (False, "no", None)
+    with pytest.raises(AIProxyError) as error:
+        await service.call_tool(ToolRequest(tool_name="nope"), ME)
+    assert error.value.http_status == 404
+    assert metric(service, 'ai_tool_calls_total{status="failed",tool_name="count"}') == "1.0"
+    assert metric(service, 'ai_tool_calls_total{status="failed",tool_name="unknown"}') == "1.0"
+
+
+async def test_documents_are_found_stored_and_removed(bridge: Bridge, start: Start) -> None:
+    await bridge.worker("rag")
+    service = await start(bridge.port)
+    assert (await service.rag_search(SearchRequest(query="灯"), ME)).results[0].content == "灯"
+    assert (await service.rag_index(IndexRequest(document_id="d", content="灯"), ME)).chunks_count == 1
+    batch = [IndexRequest(document_id=f"d{i}", content="灯") for i in range(20)]
+    assert (await service.rag_batch_index(batch, ME)).success_count == 20
+    assert (await service.rag_delete("d", ME)).success
+
+
+async def test_document_that_was_not_stored_is_an_error(bridge: Bridge, start: Start) -> None:
+    async def index(call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
+        return rag.IndexResponse(document_id=request.document_id, success=False, message="too short")
+
+    await bridge.worker("rag", index=index)
+    with pytest.raises(AIProxyError) as error:
+        await (await start(bridge.port)).rag_index(IndexRequest(document_id="d", content="灯"), ME)
+    assert (error.value.code, error.value.http_status) == ("5002", 500)
+    assert "too short" in error.value.message
+
+
+async def test_stopping_the_iteration_stops_the_worker(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    async with aclosing((await start(bridge.port)).chat_stream(asked(), ME)) as chunks:
+        async for _ in chunks:
+            break
+    await eventually(lambda: halting.stopped == 1)
+
+
+async def test_unary_call_that_is_left_stops_the_worker(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(chat=halting.chat)
+    service = await start(bridge.port)
+    task = asyncio.create_task(service.chat(asked(), ME))
+    await eventually(lambda: halting.ran == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: halting.stopped == 1)
+
+
+async def test_reader_that_may_come_back_is_followed_from_where_it_stands(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    first, second = await start(bridge.port), await start(bridge.port)
+    async with aclosing(first.chat_stream(asked(), ME, request_id="r1", lingers=True)) as chunks:
+        async for chunk in chunks:
+            event_id = chunk.event_id
+            break
+    halting.release.set()
+    rest = await heard(second.follow("r1", ME, event_id=event_id))
+    assert ("".join(c.delta for c in rest), rest[-1].is_final, halting.ran, halting.stopped) == ("后", True, 1, 0)
+    with pytest.raises(AIProxyError) as error:
+        await heard(second.follow("r1", Who("u2")))
+    assert error.value.http_status == 404
+
+
+async def test_stream_is_cancelled_by_its_id(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    service = await start(bridge.port)
+    task = asyncio.create_task(heard(service.chat_stream(asked(), ME, request_id="r1")))
+    await eventually(lambda: halting.ran == 1)
+    await service.cancel("r1", ME)
+    with pytest.raises(AIProxyError) as error:
+        await task
+    assert (error.value.http_status, error.value.message, halting.stopped) == (499, "请求已取消", 1)
+
+
+async def test_stream_moves_to_another_bridge_when_its_own_sends_it_away(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream)
+    async with bridge.second() as other:
+        service = await start(bridge.port, other.port, circuit_max_fails=1)
+        task = asyncio.create_task(heard(service.chat_stream(asked(), ME)))
+        await eventually(lambda: bridge.edge.open + other.edge.open == 1 and halting.ran == 1)
+        async with aclosing(service.chat_stream(asked(), ME)) as mine:
+            async for _ in mine:
+                break
+            here = bridge if bridge.edge.open else other
+            await eventually(lambda: len(here.caller.readers) > 0)
+            here.edge.send_away()
+            halting.release.set()
+            chunks = await task
+    assert "".join(c.delta for c in chunks) == "前后"
+    assert service.protection.breaker.failures == 0, "a stream that was answered counts once"
+    assert service.protection.breaker.state is State.CLOSED
+
+
+async def test_closing_ends_what_runs_with_an_error(bridge: Bridge, start: Start) -> None:
+    halting = Halting()
+    await bridge.worker(stream=halting.stream, chat=halting.chat)
+    service = await start(bridge.port)
+    tasks = [
+        asyncio.create_task(heard(service.chat_stream(asked(), ME))),
+        asyncio.create_task(service.chat(asked(), ME)),
+    ]
+    await eventually(lambda: halting.ran == 2)
+    await service.close()
+    for task in tasks:
+        with pytest.raises(AIProxyError) as error:
+            await task
+        assert error.value.english == "The connection to the AI service has been closed"
+    halting.release.set()
+
+
+async def test_fault_of_a_worker_reaches_the_caller(bridge: Bridge, start: Start) -> None:
+    async def stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
+        yield ai.ChatStreamChunk(delta="前")
+        raise NotFound("model", "模型", "x")
+
+    await bridge.worker(stream=stream)
+    with pytest.raises(AIProxyError) as error:
+        await heard((await start(bridge.port)).chat_stream(asked(), ME))
+    assert (error.value.http_status, error.value.message) == (404, "没有名为 'x' 的模型")
+
+
+async def test_health_raises_unless_the_answer_is_healthy_and_a_start_only_warns(bridge: Bridge, start: Start) -> None:
+    service = await start(bridge.port)
+    assert not service.well
+    with pytest.raises(AIProxyError) as error:
+        await service.health()
+    assert "worker.chat: none running" in error.value.english
+    await bridge.worker()
+    assert (await service.health()).status == "healthy"
+
+
+async def test_start_without_a_bridge_fails_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.proxy.service.CONNECT_SECONDS", 0.3)
+    assert connection.CONNECT_SECONDS == 10.0
+    with pytest.raises(AIProxyError) as error:
+        await AIProxyService.start(AiProxy(python_addr=f"127.0.0.1:{free_port()}"))
+    assert (error.value.http_status, error.value.message) == (503, "AI服务不可用")
+
+
+async def test_every_stream_row_of_the_contract_can_be_followed() -> None:
+    assert [r.method for r in routes.ROUTES if isinstance(r, routes.StreamJob)] == ["ExecuteAgentStream", "ChatStream"]
+
+
+async def test_metrics_can_be_switched_off(bridge: Bridge, start: Start) -> None:
+    service = await start(bridge.port, enable_metrics=False)
+    assert generate_latest(service.registry) == b""
