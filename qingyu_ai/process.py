@@ -108,6 +108,7 @@ async def worker_process(
     serve: Callable[[NatsBus, Worker], None],
     *,
     metadata: dict[str, str] | None = None,
+    publishes: Callable[[Publisher], None] | None = None,
 ) -> None:
     """Run a worker process: connect, register, serve, drain.
 
@@ -115,6 +116,7 @@ async def worker_process(
         own: the settings that every kind of worker has.
         serve: registers the rows.
         metadata: what the worker says of itself when asked who is there.
+        publishes: is given what publishes the process's events, before `serve`.
 
     Raises:
         TransportError: there is no broker, or not the one that the settings want.
@@ -125,6 +127,8 @@ async def worker_process(
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
     publisher = Publisher(bus, settings.bus)
     watch_events(publisher)
+    if publishes is not None:
+        publishes(publisher)
     worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata, observer=publisher)
     serve(bus, worker)
     observe(worker)
@@ -150,7 +154,7 @@ def watch_events(publisher: Publisher, registry: CollectorRegistry = REGISTRY) -
     for kind in KINDS:
         sent.labels(kind.name).set_function(functools.partial(publisher.sent.__getitem__, kind.name))
         shed.labels(kind.name).set_function(functools.partial(publisher.shed.__getitem__, kind.name))
-    waiting = Gauge("qingyu_events_waiting", "Events of decided calls that are not stored yet", registry=registry)
+    waiting = Gauge("qingyu_events_waiting", "Events that must not be shed and are not stored yet", registry=registry)
     waiting.set_function(lambda: publisher.waiting)
 
 

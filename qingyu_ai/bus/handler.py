@@ -70,6 +70,8 @@ class Call:
     """Whether the edge has verified the user."""
     submitted: Submission = field(default_factory=Submission)
     """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
+    epoch: int = 0
+    """Of the claim; 0: none."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()

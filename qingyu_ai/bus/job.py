@@ -246,6 +246,7 @@ class JobRun:
             await self._finish(claim)
             return None
         self._claim = claim
+        self.call.epoch = claim.epoch
         self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus,
@@ -393,7 +394,7 @@ class JobRun:
         """The last step: tell how the call was decided, and only then let the queue forget it."""
         self.on_answered()
         call = self._observed(entry.record.epoch)
-        await self._station.observer.decided(Decided(call, entry.revision, entry.record, self._delivery.data))
+        await self._station.observer.decided(Decided(call, entry.revision, entry.record))
         self._delivery.ack()
 
     async def _follow_up(self, left: bytes, order: int) -> None:
