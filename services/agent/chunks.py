@@ -62,7 +62,8 @@ def _about(asked: Asked) -> dict[str, str]:
 
 
 def _spent(spent: Spent) -> dict[str, str]:
-    return {
+    thought = spent.usage.reasoning_tokens
+    return ({"tokens_reasoning": str(thought)} if thought else {}) | {
         "tokens_used": str(spent.usage.prompt_tokens + spent.usage.completion_tokens),
         "tokens_prompt": str(spent.usage.prompt_tokens),
         "tokens_completion": str(spent.usage.completion_tokens),
@@ -174,7 +175,10 @@ def _own(text: str) -> str:
 
 def _read_spent(facts: Mapping[str, str]) -> Spent:
     usage = Usage(
-        int(facts["tokens_prompt"]), int(facts["tokens_completion"]), estimated=facts["tokens_estimated"] == "true"
+        int(facts["tokens_prompt"]),
+        int(facts["tokens_completion"]),
+        estimated=facts["tokens_estimated"] == "true",
+        reasoning_tokens=int(facts.get("tokens_reasoning", "0")),
     )
     return Spent(usage, int(facts["retry_count"]))
 
