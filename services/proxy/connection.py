@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from qingyu_ai.bus.fault import Code
 from qingyu_ai.routes import Route, StreamJob
 
 from .errors import UNAVAILABLE, AIProxyError, from_grpc
-from .who import Metadata
+from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
 """How long a start waits for the bridge."""
@@ -57,10 +57,12 @@ class Connection:
 
     Args:
         target: `host:port`, or any target of gRPC's.
+        token: of this caller itself, asked for at each call that brings no user's; empty: it has none.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, token: Callable[[], str] = lambda: "") -> None:
         self.target = target
+        self._token = token
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
 
     async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
@@ -89,7 +91,7 @@ class Connection:
         """
         method = self._channel.unary_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
-            call = method(request, metadata=metadata, timeout=seconds)
+            call = method(request, metadata=self._named(metadata), timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
@@ -97,12 +99,18 @@ class Connection:
         """Send many requests, and wait for the one reply."""
         method = self._channel.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
-            return await method(iter(requests), metadata=metadata, timeout=seconds)
+            return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
 
     def stream(self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float) -> Streaming:
         """Ask for a stream."""
         method = self._channel.unary_stream(route.path, route.request.SerializeToString, route.reply.FromString)
-        return Streaming(method(request, metadata=metadata, timeout=seconds))
+        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds))
+
+    def _named(self, metadata: Metadata) -> Metadata:
+        """Say who calls, where no user's token does."""
+        if any(key == AUTHORIZATION_KEY for key, _ in metadata) or not (token := self._token()):
+            return metadata
+        return (*metadata, (AUTHORIZATION_KEY, f"Bearer {token}"))
 
     async def close(self) -> None:
         """Hang up."""
