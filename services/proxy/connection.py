@@ -12,7 +12,7 @@ import grpc
 from qingyu_ai.bus.fault import Code
 from qingyu_ai.routes import Route, StreamJob
 
-from .errors import UNAVAILABLE, AIProxyError, from_grpc
+from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
 from .who import Metadata
 
 CONNECT_SECONDS = 10.0
@@ -99,10 +99,17 @@ class Connection:
         with translated():
             return await method(iter(requests), metadata=metadata, timeout=seconds)
 
-    def stream(self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float) -> Streaming:
-        """Ask for a stream."""
+    def stream(
+        self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float | None, silence: float
+    ) -> Streaming:
+        """Ask for a stream.
+
+        Args:
+            seconds: for all of it; None: as long as the bridge gives a call.
+            silence: seconds without a word after which it is given up.
+        """
         method = self._channel.unary_stream(route.path, route.request.SerializeToString, route.reply.FromString)
-        return Streaming(method(request, metadata=metadata, timeout=seconds))
+        return Streaming(method(request, metadata=metadata, timeout=seconds), silence)
 
     async def close(self) -> None:
         """Hang up."""
@@ -110,10 +117,21 @@ class Connection:
 
 
 class Streaming:
-    """One attempt of a stream."""
+    """One attempt of a stream.
 
-    def __init__(self, call: Any) -> None:
+    Args:
+        call: gRPC's.
+        silence: seconds without a word after which it is given up.
+    """
+
+    def __init__(self, call: Any, silence: float) -> None:
         self._call = call
+        self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        """None: it is the reader who takes its time."""
+        self._silent = False
+        self._timer = self._loop.call_later(silence, self._look)
         self.trailers: Mapping[str, str] = {}
         """Once it has ended well."""
 
@@ -121,7 +139,18 @@ class Streaming:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
         self._call.cancel()  # a call that has ended takes no notice
+
+    def _look(self) -> None:
+        """One timer for the whole stream: one for each message would cost as much as the message."""
+        now = self._loop.time()
+        left = self._silence if self._waits_since is None else self._waits_since + self._silence - now
+        if left <= 0:
+            self._silent = True
+            self._call.cancel()
+            return
+        self._timer = self._loop.call_at(now + left, self._look)
 
     async def messages(self) -> AsyncGenerator[Any, None]:
         """All of it.
@@ -129,10 +158,21 @@ class Streaming:
         Raises:
             AIProxyError: it broke.
         """
-        with translated():
-            while (message := await self._call.read()) is not grpc.aio.EOF:
-                yield message
-            self.trailers = _texts(await self._call.trailing_metadata())
+        try:
+            with translated():
+                while True:
+                    self._waits_since = self._loop.time()
+                    message = await self._call.read()
+                    self._waits_since = None
+                    if message is grpc.aio.EOF:
+                        break
+                    yield message
+                self.trailers = _texts(await self._call.trailing_metadata())
+        except AIProxyError:
+            if not self._silent:
+                raise
+            english = f"The AI service has said nothing for {self._silence:g} s"
+            raise AIProxyError(TIMEOUT, english=english, status=Code.DEADLINE_EXCEEDED) from None
 
 
 def _texts(metadata: Any) -> dict[str, str]:
