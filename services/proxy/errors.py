@@ -48,9 +48,9 @@ ALREADY_EXISTS = Kind("ALREADY_EXISTS", 409)
 CANCELLED = Kind("CANCELLED", 499, "请求已取消", "The request was cancelled")
 NO_STATUS = Kind("INTERNAL", 500, "AI服务调用失败", "The call of the AI service failed")
 INTERNAL = Kind("INTERNAL", 500)
-AGENT_FAILED = Kind("5001", 500)
-SEARCH_FAILED = Kind("5002", 500)
-TOOL_FAILED = Kind("5003", 500)
+AGENT_FAILED = Kind("5001", 500, "智能体执行失败", "The agent failed")
+RAG_FAILED = Kind("5002", 500, "检索服务失败", "Retrieval failed")
+TOOL_FAILED = Kind("5003", 500, "工具执行失败", "The tool failed")
 NO_MODEL = Kind("5004", 503)
 
 METHOD_NOT_ALLOWED = Kind("METHOD_NOT_ALLOWED", 405, "该地址不支持此请求方法", "This path does not take this method")
@@ -156,6 +156,24 @@ class Invalid(AIProxyError):
         super().__init__(
             VALIDATION, f"请求无效：{chinese or said}", f"The request is not valid: {said}", fields=fields
         )  # fmt: skip
+
+
+def failure(kind: Kind, said: str, reason: str = "", request_id: str = "") -> AIProxyError:
+    """Make an error of an answer that says that the work failed.
+
+    Args:
+        kind: what failed.
+        said: why, as answers have it: English, or `English / Chinese`.
+    """
+    english, _, chinese = said.partition(" / ")
+    error = AIProxyError(
+        kind,
+        f"{kind.chinese}：{chinese or english}" if said else "",
+        f"{kind.english}: {english}" if said else "",
+        reason=reason,
+    )
+    error.request_id = request_id
+    return error
 
 
 def from_grpc(error: grpc.RpcError) -> AIProxyError:

@@ -16,19 +16,16 @@ from qingyu_ai.settings import Proxy
 from services.proxy.errors import EXHAUSTED, NOT_FOUND, AIProxyError, Invalid
 from services.proxy.models import (
     AgentRequest,
-    AgentTask,
     Answer,
     ChatRequest,
     IndexRequest,
     SearchRequest,
-    Ticket,
-    TicketRequest,
-    ToolParameters,
 )
 from services.proxy.service import AIProxyService
 from services.proxy.who import Who
 
 from .answers import json_response
+from .bodies import AgentTask, Ticket, TicketRequest, ToolParameters
 from .doors import COOKIE_NAME, Doors
 from .operations import FOLLOW
 from .reading import JSON, NDJSON, body_of, checked_id, deadline_of, ended, gone, parsed, request_id_of

@@ -110,7 +110,7 @@ class Socket:
         first = await self._first()
         request_id, chunks = self._call(first, who)
         await self._send({"type": "accepted", "requestId": request_id})
-        async with Pump(chunks) as pump:
+        async with Pump(chunks, request_id) as pump:
             loop = asyncio.get_running_loop()
             writing = loop.create_task(self._write(pump))
             hearing = loop.create_task(self._hear())

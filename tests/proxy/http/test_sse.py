@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from qingyu_ai import routes
-from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import NotFound
 from qingyu_ai.bus.handler import Call
-from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from services.proxy.http import sse
 from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
+from tests.proxy.conftest import agent_worker
 from tests.proxy.http.conftest import ME, Open, Site
 from tests.proxy.http.test_json import ASKED, error_of
 from tests.waiting import eventually
@@ -106,13 +104,34 @@ async def test_agent_says_what_it_does(bridge: Bridge, site: Site) -> None:
         assert [json.loads(event["data"]) for event in rest] == [json.loads(event["data"]) for event in found[skipped:]]
 
 
-async def agent_worker(bridge: Bridge, work: Any) -> None:
-    bus = await NatsBus.open(bridge.settings.nats.servers, "agent", on_closed=lambda: None)
-    worker = Worker(bus, "agent", bridge.settings.bus, slots=8)
-    worker.stream(routes.EXECUTE_AGENT_STREAM, work)
-    await worker.start()
-    bridge.workers.append((worker, bus))
-    await eventually(lambda: bridge.presence.has("agent"))
+async def failing(call: Call, request: ai.AgentRequest) -> AsyncIterator[ai.AgentStreamChunk]:
+    yield ai.AgentStreamChunk(delta="半章", chunk_type="text")
+    facts = {
+        "status": "failed",
+        "code": "14",
+        "message": "The model broke off / 模型中断",
+        "reason": "MODEL_STREAM_CUT",
+    }
+    yield ai.AgentStreamChunk(chunk_type="text", is_final=True, metadata=facts)
+
+
+async def test_agent_that_failed_ends_with_its_final_chunk_and_an_error_without_done(
+    bridge: Bridge, site: Site
+) -> None:
+    await agent_worker(bridge, failing)
+    headers = {"X-Request-Id": "z"}
+    for method, path in (("POST", "/agents/plot/stream"), ("GET", "/calls/z/stream")):
+        more = {"json": {"task": "写"}, "headers": headers} if method == "POST" else {}
+        half, final, error = await all_of(site, method, path, **more)
+        assert json.loads(half["data"])["delta"] == "半章"
+        assert json.loads(final["data"])["metadata"]["status"] == "failed"
+        said = json.loads(error["data"])["error"]
+        assert (error["event"], said["code"], said["httpStatus"]) == ("error", "5001", 500)
+        assert (said["message"], said["messageEn"]) == (
+            "智能体执行失败：模型中断",
+            "The agent failed: The model broke off",
+        )
+        assert (said["cause"], said["requestId"], said["retryable"]) == ("MODEL_STREAM_CUT", "z", False)
 
 
 async def test_stream_goes_on_at_another_proxy_from_the_last_event(bridge: Bridge, open_site: Open) -> None:
