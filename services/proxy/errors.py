@@ -76,8 +76,8 @@ TRIPS = frozenset((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code
 """What the breaker counts."""
 
 CODES = {code.value[0]: Code(code.value[0]) for code in grpc.StatusCode}
-OTHER_CHINESE = "AI服务返回错误"
-"""For a status whose own words are in English only."""
+EXCEPTIONS = ("Unexpected <class ", "Exception calling application: ")
+"""How gRPC's servers begin the status of an exception that nobody caught (UNKNOWN): what follows is for no caller."""
 
 
 class AIProxyError(Exception):
@@ -188,13 +188,13 @@ def from_grpc(error: grpc.RpcError) -> AIProxyError:
     kind = FROM_STATUS.get(code, INTERNAL)
     if fault is not None and fault.facts.get("code") == NO_MODEL.code:
         kind = NO_MODEL
-    if fault is None and kind is INTERNAL and code in (Code.INTERNAL, Code.UNKNOWN):
-        words = NO_STATUS.english, NO_STATUS.chinese  # the words of a library, not of anybody who knows
+    elif code is Code.UNKNOWN and words[0].startswith(EXCEPTIONS):
+        words = NO_STATUS.english, NO_STATUS.chinese
     # Who answered with details and no delay has said that waiting does not help; a timeout may just need another try.
     final = fault is not None and fault.retry_seconds is None and code is not Code.DEADLINE_EXCEEDED
     translated = AIProxyError(
         kind,
-        "" if kind.chinese else words[1] or _chinese(code, words[0]),
+        "" if kind.chinese else words[1] or words[0],
         "" if kind.chinese and fault is None else words[0],
         status=code,
         reason=fault.reason if fault is not None else code.name,
@@ -213,10 +213,6 @@ def _details(error: grpc.aio.AioRpcError) -> Fault | None:
         return Fault.from_status(encoded)
     except DecodeError:
         return None
-
-
-def _chinese(code: Code, english: str) -> str:
-    return f"{OTHER_CHINESE}：{english}" if code is not Code.OK else english
 
 
 def _caused(error: AIProxyError, cause: BaseException) -> AIProxyError:
