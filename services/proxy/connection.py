@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,8 @@ class Connection:
     def __init__(self, target: str) -> None:
         self.target = target
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._methods: dict[str, Any] = {}
+        """By path: gRPC's own objects for unary calls and streams, made once."""
 
     async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
         """Wait for a connection.
@@ -87,9 +89,8 @@ class Connection:
         Raises:
             AIProxyError: it failed.
         """
-        method = self._channel.unary_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
-            call = method(request, metadata=metadata, timeout=seconds)
+            call = self._method(self._channel.unary_unary, route)(request, metadata=metadata, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
@@ -108,8 +109,15 @@ class Connection:
             seconds: for all of it; None: as long as the bridge gives a call.
             silence: seconds without a word after which it is given up.
         """
-        method = self._channel.unary_stream(route.path, route.request.SerializeToString, route.reply.FromString)
+        method = self._method(self._channel.unary_stream, route)
         return Streaming(method(request, metadata=metadata, timeout=seconds), silence)
+
+    def _method(self, kind: Callable[..., Any], route: Route[Any, Any]) -> Any:
+        method = self._methods.get(route.path)
+        if method is None:
+            method = kind(route.path, route.request.SerializeToString, route.reply.FromString)
+            self._methods[route.path] = method
+        return method
 
     async def close(self) -> None:
         """Hang up."""

@@ -24,8 +24,8 @@ class ToolParameters(ToolRequest):
 class TicketRequest(Request):
     """Asks for a ticket to one path."""
 
-    path: Annotated[str, Field(max_length=512, pattern=r"^/[\x21-\x7e]*$")]
-    """Where it is for, such as `/api/v1/ai/ws`."""
+    path: Annotated[str, Field(max_length=512, pattern=r"^/[\x21\x22\x24-\x3e\x40-\x7e]*$")]
+    """Where it is for, such as `/api/v1/ai/ws`: without a query."""
 
 
 class Ticket(Answer):

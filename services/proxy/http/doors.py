@@ -12,6 +12,7 @@ from qingyu_ai.settings import Proxy
 from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, AIProxyError, Invalid
 from services.proxy.who import NOBODY, Who
 
+from .paths import sent_path
 from .tickets import COOKIE, Tickets
 
 COOKIE_NAME = "qingyu_reader"
@@ -72,7 +73,7 @@ class Doors:
         if ticket := connection.query_params.get("ticket", ""):
             return self._ticket(connection, ticket)
         if cookie := connection.cookies.get(COOKIE_NAME, ""):
-            return self._tickets.open(cookie, connection.url.path, COOKIE)
+            return self._tickets.open(cookie, sent_path(connection.scope), COOKIE)
         if self._settings.authentication == "off":
             return _named(connection, bearer)
         raise AIProxyError(
@@ -82,7 +83,7 @@ class Doors:
         )
 
     def _ticket(self, connection: HTTPConnection, ticket: str) -> Who:
-        path = connection.url.path
+        path = sent_path(connection.scope)
         try:
             return self._tickets.open(ticket, path)
         except AIProxyError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -188,12 +188,3 @@ class Socket:
     async def _send(self, message: dict[str, Any]) -> None:
         async with asyncio.timeout(SEND_SECONDS):
             await self._socket.send_text(encode(message).decode())
-
-
-def websocket(face: Face) -> Callable[[WebSocket], Awaitable[None]]:
-    """The endpoint."""
-
-    async def serve(socket: WebSocket) -> None:
-        await Socket(face, socket).serve()
-
-    return serve

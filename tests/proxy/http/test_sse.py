@@ -224,6 +224,21 @@ async def test_plain_route_streams_if_the_body_says_so(bridge: Bridge, site: Sit
     assert text_of(found) == TEXT
 
 
+async def test_call_whose_id_has_a_slash_is_read_on_at_its_location_with_a_ticket(bridge: Bridge, site: Site) -> None:
+    await bridge.worker(stream=speak)
+    async with site.client.stream(
+        "POST", "/api/v1/ai/chat/stream", json=ASKED, headers=ME | {"X-Request-Id": "r/1?x"}
+    ) as response:
+        where = response.headers["location"]
+        assert [line async for line in response.aiter_lines()]
+    assert where == "/api/v1/ai/calls/r%2F1%3Fx/stream"
+    url = (await site.post("/tickets", {"path": where})).json()["url"]
+    async with site.client.stream("GET", url) as response:
+        assert text_of([event async for event in events(response.aiter_lines()) if "event" in event]) == TEXT
+        assert f"Path={where};" in response.headers["set-cookie"]
+    assert (await site.client.delete("/api/v1/ai/calls/r%2F1%3Fx", headers=ME)).status_code == 204
+
+
 async def test_ticket_opens_its_stream_once_and_a_cookie_lets_the_browser_come_back(
     bridge: Bridge, open_site: Open
 ) -> None:

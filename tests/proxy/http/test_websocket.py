@@ -174,6 +174,14 @@ async def test_page_of_another_origin_is_turned_away(open_site: Open) -> None:
             pass
 
 
+async def test_socket_at_another_path_is_turned_away(site: Site) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(f"ws://127.0.0.1:{site.port}/api/v1/ai/other", proxy=None):
+            pass
+    assert refusal.value.response.status_code == 404
+    assert b"NOT_FOUND" in refusal.value.response.body
+
+
 async def test_ticket_opens_one_socket(bridge: Bridge, site: Site) -> None:
     await bridge.worker(stream=speak)
     given = (await site.post("/tickets", {"path": "/api/v1/ai/ws"})).json()
