@@ -78,7 +78,7 @@ bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
 
-system: ## Installs the optional tools into tools/: buf and what the example in Node needs (npm), Go plugins (go)
+system: ## Installs the optional tools: buf, what the example in Node needs (npm) and Go plugins (go) into tools/; nginx and chromium (root, Debian)
 	@mkdir -p $(TOOLS)/bin
 	@if command -v npm >/dev/null; then \
 	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) $(EVENTS_NPM) \
@@ -89,6 +89,7 @@ system: ## Installs the optional tools into tools/: buf and what the example in 
 	  && GOBIN=$(TOOLS)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(GEN_GO_GRPC_VERSION) \
 	  && echo "protoc-gen-go $(GEN_GO_VERSION), protoc-gen-go-grpc $(GEN_GO_GRPC_VERSION)"; \
 	else echo "go is not here: the Go client is left out, and so are its tests"; fi
+	@tests/programs.sh
 
 lock: $(VENV)/.ready ## Resolves the versions anew into requirements/ (hashed, no addresses)
 	@for extra in run dev; do \
