@@ -110,10 +110,16 @@ def welcome(settings: Settings) -> list[str]:
     """Where everything is, once it is there."""
     bridge = settings.bridge
     target = f"{probe.bracketed(probe.reachable(bridge.host))}:{bridge.port}"
-    lines = [
+    proxy, at = settings.proxy, ""
+    lines = []
+    if proxy.processes:
+        at = f"http://{probe.bracketed(probe.reachable(proxy.host))}:{proxy.port}"
+        lines.append(f"The AI Proxy listens on {proxy.host}:{proxy.port} (HTTP, no TLS; {at}/docs lists its routes)")
+    with_proxy = f" --proxy {at}" if at and proxy.authentication == "off" else ""
+    lines += [
         f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, {'TLS' if bridge.cert_file else 'no TLS'})",
         "",
-        f"Try it    {_python()} examples/tour.py --target {target}{' --ca FILE' if bridge.cert_file else ''}",
+        f"Try it    {_python()} examples/tour.py --target {target}{with_proxy}{' --ca FILE' if bridge.cert_file else ''}",
         f"          grpcurl {'-cacert FILE' if bridge.cert_file else '-plaintext'} {target} "
         "qingyu.ai.agent.AIAgentService/HealthCheck",
     ]

@@ -70,12 +70,17 @@ PRESENCE = tuple(
 )
 """Be asked who is there. The verbs are named: who may hear `$SRV.*` may hear `$SRV.>`, which the server takes for one token."""
 
-STREAMS = ("AI_CHAT", "AI_JOBS", "AI_LOG", "AI_DEAD", "KV_ai_calls", "KV_ai_sessions", "KV_ai_tools")
+STREAMS = ("AI_CHAT", "AI_JOBS", "AI_LOG", "AI_DEAD", "AI_EVENTS", "KV_ai_calls", "KV_ai_sessions", "KV_ai_tools")
 
 
 def says_of_jobs(kind: str) -> Subjects:
     """Every worker that takes jobs: the log of its calls, their records, and dead letters."""
     return (f"ai.stream.{kind}.*.*", *look("AI_LOG", "KV_ai_calls"), *read("AI_LOG"), *RECORDS, f"ai.dead.{kind}.*.*")
+
+
+def says_as_worker(kind: str) -> Subjects:
+    """Every worker: events of its kind, and that it leaves."""
+    return (f"ai.events.v1.{kind}.*.*", "ai.left.*")
 
 
 def hears_as_worker(kind: str) -> Subjects:
@@ -117,18 +122,19 @@ ROLES: tuple[Role, ...] = (
         says=(
             *("ai.job.chat.*", "ai.job.agent.*.*", "ai.job.rag.*"),
             *("ai.rpc.rag.search", "ai.rpc.tool.list", "ai.rpc.tool.call.*", "ai.rpc.tool.info.*"),
-            *("ai.cancel.*", "ai.credit.*", "ai.held.*", "ai.open.*", "$SRV.PING"),
+            *("ai.cancel.*", "ai.credit.*", "ai.held.*", "ai.open.*", "ai.events.v1.*.*.*", "$SRV.PING"),
             *RECORDS,
             *look(*STREAMS),
             *read("AI_LOG"),
             *follow("AI_LOG", "ai.stream.>"),
         ),
-        hears=("ai.held.*", "ai.open.*"),
+        hears=("ai.held.*", "ai.open.*", "ai.left.*"),
         answers=True,  # to other bridges: whether it reads a call
     ),
     Role(
         "chat",
         says=(
+            *says_as_worker("chat"),
             *says_of_jobs("chat"),
             *take("AI_CHAT", "chat"),
             *look("KV_ai_sessions"),
@@ -140,19 +146,25 @@ ROLES: tuple[Role, ...] = (
     ),
     Role(
         "agent",
-        says=(*says_of_jobs("agent"), *take("AI_JOBS", "agent"), *TOOLS, "ai.rpc.tool.call.*", "ai.cancel.*"),
+        says=(
+            *says_as_worker("agent"),
+            *says_of_jobs("agent"),
+            *take("AI_JOBS", "agent"),
+            *(*TOOLS, "ai.rpc.tool.call.*", "ai.cancel.*"),
+        ),
         hears=hears_as_worker("agent"),
         answers=True,
     ),
     Role(
         "rag",
-        says=(*says_of_jobs("rag"), *take("AI_JOBS", "rag")),
+        says=(*says_as_worker("rag"), *says_of_jobs("rag"), *take("AI_JOBS", "rag")),
         hears=(*hears_as_worker("rag"), "ai.rpc.rag.search rag"),
         answers=True,
     ),
     Role(
         "tool",
         says=(
+            *says_as_worker("tool"),
             *(*TOOLS, *read("KV_ai_tools"), "$KV.ai_tools.*.*", "ai.cancel.*"),
             # A tool may ask whatever can be asked again (`services.tool.own.RPCS`).
             *("ai.rpc.rag.search", "ai.rpc.tool.list", "ai.rpc.tool.call.*", "ai.rpc.tool.info.*"),
@@ -165,6 +177,15 @@ ROLES: tuple[Role, ...] = (
     ),
     # Shows our tools to MCP clients: `python -m services.tool.mcp`.
     Role("mcp", says=(*TOOLS, "ai.rpc.tool.call.*", "ai.cancel.*")),
+    # Other services, which read what happens: docs/events.md. A team may get a user of its own, with the same lines.
+    Role(
+        "events",
+        says=(
+            *look("AI_EVENTS"),
+            *(f"$JS.API.CONSUMER.{verb}.AI_EVENTS.*" for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT")),
+            "$JS.ACK.AI_EVENTS.>",
+        ),
+    ),
     # Makes what the others use: `python -m qingyu_ai.streams`, and `up` to see whether JetStream answers.
     Role(
         "setup",

@@ -39,6 +39,7 @@ class NatsPasswords(Section):
     rag: Password = SecretStr("")
     tool: Password = SecretStr("")
     mcp: Password = SecretStr("")
+    events: Password = SecretStr("")
     setup: Password = SecretStr("")
     operator: Password = SecretStr("")
 

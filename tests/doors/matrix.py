@@ -1,6 +1,7 @@
 """What each user of NATS may say and hear, written by hand from docs/bus-protocol.md, and not from the table that it checks.
 
-A row is a subject, and the users who may: B bridge, C chat, A agent, R rag, T tool, M mcp, S setup, O operator. A dot: nobody.
+A row is a subject, and the users who may: B bridge, C chat, A agent, R rag, T tool, M mcp, E events, S setup, O operator. A dot is
+for nobody.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ LETTERS = {
     "R": "rag",
     "T": "tool",
     "M": "mcp",
+    "E": "events",
     "S": "setup",
     "O": "operator",
 }
@@ -48,6 +50,15 @@ ai.open.{BRIDGE}                                           B
 ai.dead.chat.{CALL}.0                                      C
 ai.dead.agent.{CALL}.0                                     A
 ai.dead.rag.{CALL}.0                                       R
+ai.left.{WORKER}                                           C A R T
+ai.events.v1.chat.completed.none                           B C
+ai.events.v1.agent.tool_called.none                        B A
+ai.events.v1.rag.document_indexed.none                     B R
+ai.events.v1.tool.failed.none                              B T
+ai.events.v1.other.failed.none                             B
+ai.events.v2.chat.completed.none                           .
+ai.events.v1.chat.completed                                .
+ai.events                                                  .
 ai.dead.tool.{CALL}.0                                      .
 ai.else                                                    .
 else                                                       .
@@ -141,6 +152,21 @@ $JS.FC.AI_LOG.one.abcd                                     B O
 $JS.FC.KV_ai_tools.one.abcd                                A T M O
 $JS.FC.AI_CHAT.chat.abcd                                   O
 $JS.SNAPSHOT.ACK.AI_JOBS.abcd                              O
+$JS.API.STREAM.INFO.AI_EVENTS                              B E S O
+$JS.API.STREAM.CREATE.AI_EVENTS                            S O
+$JS.API.STREAM.UPDATE.AI_EVENTS                            S O
+$JS.API.STREAM.PURGE.AI_EVENTS                             O
+$JS.API.STREAM.MSG.GET.AI_EVENTS                           O
+$JS.API.DIRECT.GET.AI_EVENTS                               O
+$JS.API.CONSUMER.CREATE.AI_EVENTS.billing                  E O
+$JS.API.CONSUMER.CREATE.AI_EVENTS.billing.ai.events.>      O
+$JS.API.CONSUMER.INFO.AI_EVENTS.billing                    E O
+$JS.API.CONSUMER.DELETE.AI_EVENTS.billing                  E O
+$JS.API.CONSUMER.MSG.NEXT.AI_EVENTS.billing                E O
+$JS.ACK.AI_EVENTS.billing.1.1.1.1.0                        E O
+$JS.API.CONSUMER.INFO.AI_JOBS.agent                        O
+$JS.API.CONSUMER.LIST.AI_EVENTS                            O
+_INBOX.events.0123456789abcdef.1                           E
 $SYS.REQ.SERVER.PING                                       .
 _INBOX.bridge.0123456789abcdef.1                           B
 _INBOX.chat.0123456789abcdef.1                             C
@@ -175,6 +201,10 @@ ai.cancel.*                                C A R T
 ai.credit.{WORKER}                         C A R T
 ai.held.*                                  B
 ai.open.*                                  B
+ai.left.*                                  B
+ai.events.>                                .
+ai.events.v1.>                             .
+ai.events.v1.*.*.*                         .
 ai.dead.>                                  .
 $SRV.PING                                  C A R T O
 $SRV.INFO                                  C A R T O
@@ -223,6 +253,7 @@ _INBOX.agent.>                             A
 _INBOX.rag.>                               R
 _INBOX.tool.>                              T
 _INBOX.mcp.>                               M
+_INBOX.events.>                            E
 _INBOX.setup.>                             S
 _INBOX.operator.>                          O
 """
