@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+REFUSALS = ("certificate required", "bad certificate", "unknown ca", "certificate expired", "handshake failure")
+"""TLS alerts about the certificate that we show, or do not show."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -159,13 +162,18 @@ def unencrypted(error: Exception, files: Files) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _unverified(str(error.verify_message), files)
     text = str(error).lower().replace("_", " ")
-    if "certificate required" in text or "bad certificate" in text or "handshake failure" in text:
-        return f"the server wants a certificate of ours: set {files.setting('cert')} and {files.setting('key')}"
-    if "unknown ca" in text or "certificate expired" in text:
-        return f"the server does not take our certificate ({files.setting('cert')}): expired, or of an authority it does not have"
+    if any(alert in text for alert in REFUSALS):
+        return without_word(files)
     if isinstance(error, ssl.SSLError):
         return f"no TLS with the server: {error.reason or error}"
     return ""
+
+
+def without_word(files: Files) -> str:
+    """Say why a server ends a connection once it has seen which certificate we show."""
+    if files.cert is None:
+        return f"the server wants a certificate of ours: set {files.setting('cert')} and {files.setting('key')}"
+    return f"the server does not take our certificate ({files.setting('cert')}): expired, or of an authority it does not have"
 
 
 def _unverified(why: str, files: Files) -> str:

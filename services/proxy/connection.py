@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from qingyu_ai.bus.fault import Code
-from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted
+from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted, without_word
 from qingyu_ai.routes import Route, StreamJob
 
 from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
@@ -249,11 +249,16 @@ async def why_not_encrypted(target: str, files: Files) -> str:
         async with asyncio.timeout(LOOK_SECONDS):
             reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
             try:
-                await reader.read(1)  # a server that wants a certificate says so only now
+                # gRPC's server greets whom it lets in; where it misses a certificate or does not take it, it says nothing.
+                greeted = await reader.read(1)
             finally:
                 writer.close()
+        if not greeted:
+            raise ConnectionResetError
     except TimeoutError:
         return ""
+    except ConnectionResetError:
+        return without_word(files)
     except OSError as e:
         said = unencrypted(e, files)
         return said if files else f"the bridge speaks TLS: set {files.setting('ca')}" if said else ""

@@ -1,7 +1,7 @@
 """What each user of NATS may say and hear, written by hand from docs/bus-protocol.md, and not from the table that it checks.
 
-A row is a subject, and the users who may: B bridge, C chat, A agent, R rag, T tool, M mcp, E events, S setup, O operator. A dot is
-for nobody.
+A row is a subject, and the users who may: B bridge, C chat, A agent, R rag, T tool, M mcp, E events, S setup, O operator. A dot:
+nobody.
 """
 
 from __future__ import annotations
