@@ -153,6 +153,7 @@ def test_the_repair_says_what_is_wrong() -> None:
         ('{"a": "\\ud83d\\ude00\\u4e2d"}…', {"a": "😀中"}),
         ('{"a": "\\ud83d"} ', {"a": "\ufffd"}),
         ('{"a": 007, "b": -0.5}。', {"a": 7, "b": -0.5}),
+        ('{"a": １２, "b": -０.５}', {"a": 12, "b": -0.5}),
         ('{"a": "http://x/y"}// 完', {"a": "http://x/y"}),
         ('{"a": "一"\n "b": "二"}', {"a": "一", "b": "二"}),
         ("｛“甲”：“乙”，“丙”：［1，2］｝", {"甲": "乙", "丙": [1, 2]}),
@@ -165,7 +166,20 @@ def test_lenient_reading(written: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", "没有", "{", '{"a"', '{"a": ', '{"a": "一', "[1, 2", "{" * 100_000, '{"a":' * 10_000, '{"a": NaN}']
+    "written",
+    [
+        "",
+        "没有",
+        "{",
+        '{"a"',
+        '{"a": ',
+        '{"a": "一',
+        "[1, 2",
+        "{" * 100_000,
+        '{"a":' * 10_000,
+        '{"a": NaN}',
+        '{"a": ' + "9" * 5000 + "}",
+    ],
 )
 def test_what_cannot_be_read(written: str) -> None:
     with pytest.raises(Unreadable):
@@ -194,7 +208,7 @@ def test_plain_json_is_read_as_json_reads_it(value: dict[str, Any]) -> None:
     assert next(read(json.dumps(value, ensure_ascii=True) + "\n"))[0] == value
 
 
-@given(st.text(alphabet='{}[]",:“”，：｛｝ \n\\/*ab1中', max_size=60))
+@given(st.text(alphabet='{}[]",:“”，：｛｝ \n\\/*ab1１.-e中', max_size=60))
 def test_nothing_breaks_the_reader(written: str) -> None:
     with contextlib.suppress(Unreadable):
         list(read(written))
