@@ -15,7 +15,7 @@ MOST_DEPTH = 64
 MOST_STARTS = 8
 """Places where an object may begin that are tried."""
 
-_FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|$)", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*+[A-Za-z0-9_+-]*+[ \t]*+\r?\n(.*?)(?:\r?\n[ \t]*```|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:[.．]\d+)?(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK = re.compile(r"(?:[\s\u3000\ufeff]|//[^\n]{0,300}|/\*.{0,300}?\*/)+", re.DOTALL)

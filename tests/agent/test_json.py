@@ -186,6 +186,14 @@ def test_what_cannot_be_read(written: str) -> None:
         next(read(written))
 
 
+@pytest.mark.parametrize("blank", [" ", "\t"])
+def test_a_fence_without_an_end_of_its_line_takes_no_longer(blank: str) -> None:
+    began = time.process_time()
+    with pytest.raises(Unreadable):
+        list(read("```" + blank * 60_000))
+    assert time.process_time() - began < 2
+
+
 @pytest.mark.parametrize("piece", ['"//', '"/*', '", "', "{", '{"a":"', "```\n{", '"，', "[", "\\u12"])
 def test_reading_takes_time_in_proportion(piece: str) -> None:
     written = '{"a": "' + piece * (60_000 // len(piece))
