@@ -104,6 +104,7 @@ def _arguments(written: str) -> tuple[str, str]:
     try:
         value = json.loads(text, parse_constant=_no_constant)
         if isinstance(value, str):  # encoded twice
+            value.encode()  # not with half a character: that cannot be sent on
             text, value = value, json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         value = None

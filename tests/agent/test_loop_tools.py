@@ -37,6 +37,9 @@ from .scripted import (
         (("text_statistics", "[1, 2]"), Code.INVALID_ARGUMENT, "[1, 2]"),
         (("text_statistics", "夜雨"), Code.INVALID_ARGUMENT, "夜雨"),
         (("text_statistics", '{"text": NaN}'), Code.INVALID_ARGUMENT, "NaN"),
+        # Encoded twice, with half a character.
+        (("text_statistics", json.dumps('{"text": "\ud83d"}')), Code.INVALID_ARGUMENT, "ud83d"),
+        (("text_statistics", json.dumps('["\ud83d"]')), Code.INVALID_ARGUMENT, "ud83d"),
     ],
 )
 async def test_a_wrong_call_goes_back_to_the_model_and_is_recorded_as_failed(
