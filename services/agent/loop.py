@@ -90,7 +90,7 @@ class Run:
         self._heard: Heard | None = None
         """What the model says in this step."""
         self._begun = ""
-        """What the caller has of the answer that the model is asked to go on with."""
+        """The part of the answer that the model is asked to go on with. The caller has it, but for one in JSON of this run."""
         self._said = bool(before.text)
         self._parted = False
         """The next text is the first one after tools: a break comes before it."""
@@ -126,7 +126,7 @@ class Run:
             self._finish = self._finish or CUT
             end = of_fault(e)
         if self._task.shape is not None:
-            held = self._held or (self._heard.text if self._heard is not None else "")
+            held = self._held or self._begun + (self._heard.text if self._heard is not None else "")
             if held:
                 yield Said(held)
         yield self._outcome(end)
@@ -164,7 +164,7 @@ class Run:
             elif heard.finish == LENGTH and heard.prompt.tools and heard.text and self._left >= LEAST_LEFT:
                 # The model's client goes on by itself only where there are no tools.
                 self._begun += heard.text
-                self._tools = ()
+                self._tools, self._heard = (), None
             else:
                 break
         answer = self._begun + heard.text
@@ -307,8 +307,9 @@ class Run:
     def _accept(self) -> None:
         """The caller has all of the answer: a JSON is shown when it is whole, or when it has failed, and a text is as long as
         it may be."""
+        begun, self._begun = self._begun, ""
         self._finish = STOP if self._task.shape is not None else LENGTH
-        if self._task.shape is not None and (problem := check(self._task.shape, self._begun).problem):
+        if self._task.shape is not None and (problem := check(self._task.shape, begun).problem):
             raise shape_not_held(problem)
 
     # Answers in JSON.

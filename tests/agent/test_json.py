@@ -17,7 +17,7 @@ from services.agent.lenient import Unreadable, read
 from services.agent.prompting import repair
 from services.agent.shapes import SHAPES, Shape
 from services.llm.faults import Upstream, UpstreamFault
-from services.llm.model import Delta
+from services.llm.model import LENGTH, Delta
 
 from .malformed import CASES, SAMPLES, Case, answer
 from .scripted import LIBRARY, Box, Lab, ScriptedModel, calls, kinds, request, says, text_of
@@ -131,6 +131,15 @@ async def test_a_timeout_keeps_the_raw_text() -> None:
     asked = request("review", context={"format": "json"}, options={"timeout_seconds": 1})
     chunks = await Lab(model).stream(asked)
     assert (text_of(chunks), chunks[-1].metadata["status"]) == ('{"score": 7', "timeout")
+
+
+async def test_a_failure_after_a_cut_at_the_servers_limit_keeps_both_parts() -> None:
+    refused = UpstreamFault(Upstream.KEY_REFUSED, "scripted")
+    model = ScriptedModel(says('{"score": 7', finish=LENGTH), [Delta('0, "verdict": "小'), refused])
+    asked = request("review", context={"format": "json"}, tools=["text_statistics"])
+    chunks = await Lab(model, Box().with_tool("text_statistics")).stream(asked)
+    assert text_of(chunks) == '{"score": 70, "verdict": "小'
+    assert (chunks[-1].metadata["status"], chunks[-1].metadata["reason"]) == ("failed", "MODEL_KEY_REFUSED")
 
 
 async def test_another_format_is_a_text_like_others() -> None:
