@@ -215,7 +215,8 @@ class Run:
             finally:
                 self._spend(heard.cost + requests.take_wasted())
                 self._spent = replace(self._spent, retries=before + requests.again)
-                self._left -= 0 if heard.pieces else heard.cost.completion_tokens if heard.finish else 0
+                if heard.text and heard.finish and not heard.pieces:
+                    self._left -= heard.cost.completion_tokens
                 self._spoke, self._finish = heard.model or self._spoke, heard.finish
             await asyncio.sleep(wait)
 
