@@ -166,10 +166,10 @@ class Caller:
         self._tools: Mapping[str, Listing] = {tool.name: tool for tool in tools}
         self._most = most
 
-    def repeatable(self, name: str) -> bool:
-        """Whether a tool may be called again when it is not known what became of a call."""
-        tool = self._tools.get(name)
-        return tool is not None and tool.repeatable
+    def may_again(self, asked: Asked) -> bool:
+        """Whether a call may be made again when its outcome is not known. One whose arguments are broken ran no tool."""
+        tool = self._tools.get(asked.name)
+        return bool(asked.broken) or (tool is not None and tool.repeatable)
 
     async def run(self, asked: Sequence[Asked], deadline: Deadline) -> AsyncGenerator[Called, None]:
         """Call them all at once.

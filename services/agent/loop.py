@@ -259,7 +259,7 @@ class Run:
         self._left -= estimate_tokens(text)
         for one in asked:
             yield Started(one, self._spent)
-        if not all(self._caller.repeatable(one.name) for one in asked):
+        if not all(map(self._caller.may_again, asked)):
             # A worker that takes over must know that the tool may have run.
             await self._flush()
         async with aclosing(self._run(asked)) as events:
@@ -290,11 +290,11 @@ class Run:
         for step in self._before.steps:
             open_calls = [asked for asked in step.asked if asked.id not in ended]
             for asked in open_calls:
-                if not self._caller.repeatable(asked.name):
+                if not self._caller.may_again(asked):
                     called = unknown_outcome(asked)
                     self._called.append(called)
                     yield Ended(called, self._spent)
-            again = [asked for asked in open_calls if self._caller.repeatable(asked.name)]
+            again = [asked for asked in open_calls if self._caller.may_again(asked)]
             async with aclosing(self._run(again)) as events:
                 async for event in events:
                     yield event
