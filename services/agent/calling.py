@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import time
@@ -86,7 +87,8 @@ class Pieces:
         for i, (_, ids, names, pieces) in enumerate(self._calls):
             # Nine letters and digits: the strictest servers take no other ids.
             given = _NOT_A_NAME.sub("_", ids[0][:MAX_NAME]) if ids else ""
-            own = given if given and given not in used else f"s{step:03d}c{i:04d}"
+            made = (f"s{step:03d}c{number:04d}" for number in itertools.count(i))
+            own = given if given and given not in used else next(one for one in made if one not in used)
             used.add(own)
             arguments, broken = _arguments("".join(pieces))
             name = (names[0] if names else "")[:MAX_NAME].encode("utf-8", "replace").decode()

@@ -129,6 +129,17 @@ async def test_a_model_that_wants_five_thousand_calls_at_once_gets_the_first_and
     assert "一次最多 8 个，其余的稍后再试" in results[-1].content
 
 
+async def test_an_id_like_those_that_are_given_here_is_not_given_again() -> None:
+    def like(*ids: str) -> Answer:
+        pieces = [Delta(tool_calls=(ToolCallDelta(i, one, "text_statistics", "{}"),)) for i, one in enumerate(ids)]
+        return [*pieces, Delta(finish="tool_calls", usage=COST, model="scripted")]
+
+    model = ScriptedModel(like("s002c0001", "a"), like("b", "a"), says("好。"))
+    chunks = await Lab(model, two_tools()).stream(request(tools=["text_statistics"]))
+    ids = [c.metadata["call_id"] for c in chunks if c.chunk_type == "tool_start"]
+    assert len(set(ids)) == 4
+
+
 async def test_ids_and_names_are_cut_and_cleaned_and_each_call_keeps_one_of_its_own() -> None:
     def call(index: int, identity: str, name: str) -> Delta:
         return Delta(tool_calls=(ToolCallDelta(index, identity, name, "{}"),))
