@@ -35,7 +35,7 @@ from .endings import (
     timed_out,
 )
 from .events import Asked, Called, Ended, Event, Outcome, Said, Started, Thought
-from .hearing import Heard, OutOfTime, hear, prompt_tokens
+from .hearing import Heard, OutOfTime, hear, turn_tokens
 from .prompting import ANSWER_NOW, Task, offered, repair
 from .shapes import Shape
 from .toolbox import Toolbox
@@ -150,6 +150,8 @@ class Run:
         if self._begun and (self._task.shape is not None or self._left < LEAST_LEFT):
             self._accept()
             return
+        if not (self._called or self._begun) and (tokens := turn_tokens(self._turns)) > self._limits.tokens:
+            raise context_too_long(tokens, self._limits.tokens)
         while True:
             self._step += 1
             async with aclosing(self._ask(self._prompt(last=self._is_last))) as events:
@@ -195,8 +197,6 @@ class Run:
 
     async def _ask(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """Ask for one answer, again if that may help and nothing was shown."""
-        if not self._called and (tokens := prompt_tokens(prompt)) > self._limits.tokens:
-            raise context_too_long(tokens, self._limits.tokens)
         requests = Requests(self._limits.retries + 1)
         before = self._spent.retries
         for attempt in itertools.count():
@@ -301,7 +301,7 @@ class Run:
             self._remember(step.text, step.asked)
         if self._before.begun:
             # What the lost request cost is not known.
-            lost = prompt_tokens(self._prompt(last=False)), estimate_tokens(self._before.begun)
+            lost = turn_tokens(self._prompt(last=False).turns), estimate_tokens(self._before.begun)
             self._spend(Usage(*lost, estimated=True))
             self._begun, self._parted = self._before.begun, False
 

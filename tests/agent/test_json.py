@@ -119,6 +119,13 @@ async def test_a_failure_in_the_middle_keeps_the_raw_text() -> None:
     assert (chunks[-1].metadata["status"], chunks[-1].metadata["retry_count"]) == ("failed", "1")
 
 
+async def test_a_request_just_below_the_bound_of_tokens_may_be_repaired() -> None:
+    model = ScriptedModel(says("没有 JSON" * 20_000), says(json.dumps(SAMPLES["review"])))
+    manuscript = "雨" * 490_000
+    chunks = await Lab(model).stream(request("review", context={"format": "json", "稿": manuscript}))
+    assert (chunks[-1].metadata["status"], chunks[-1].metadata["repaired"]) == ("completed", "turn")
+
+
 async def test_a_failed_repair_keeps_the_answer_before() -> None:
     refused = UpstreamFault(Upstream.KEY_REFUSED, "scripted")
     model = ScriptedModel(says("没有 JSON"), [refused])
