@@ -21,7 +21,7 @@ from qingyu_ai.routes import Job, Route, Rpc, StreamJob
 from qingyu_ai.settings import Bus as BusSettings
 
 from . import headers as wire
-from . import subjects, topology
+from . import spans, subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
 from .errors import BusDown, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, FollowUp, Served, internal
@@ -297,7 +297,7 @@ class Worker:
         error = ""
         try:
             async with asyncio.timeout(envelope.deadline.remaining):
-                answer = await self._answer(served, envelope, data)
+                answer = await spans.answering(served.route, envelope, self._answer(served, envelope, data))
             self.bus.publish(reply, answer)
         except TimeoutError:
             error = "deadline exceeded"  # the caller knows by its own clock
