@@ -46,6 +46,12 @@ class NatsDelivery:
         self.sequence = int(parts[at])
         self.stored_ns = int(parts[at + 2])
 
+    @property
+    def pending(self) -> int:
+        """Messages behind this one that its consumer has not sent yet."""
+        parts = self._reply.split(".")
+        return int(parts[8] if len(parts) == 9 else parts[10])
+
     def ack(self) -> None:
         """See `transport.Delivery.ack`."""
         self._answer(b"+ACK")

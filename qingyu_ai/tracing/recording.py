@@ -58,6 +58,16 @@ KINDS = {
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
+def counter(registry: CollectorRegistry) -> Counter:
+    """The metric of this module."""
+    return Counter(
+        "qingyu_trace_spans",
+        "Spans by what became of them: exported, failed (the collector did not take them), dropped (too many waited)",
+        ["outcome"],
+        registry=registry,
+    )
+
+
 class _Ids(RandomIdGenerator):
     """Random ids, but for a span whose id was chosen."""
 
@@ -74,12 +84,7 @@ class _Counting(SpanExporter):
     def __init__(self, exporter: SpanExporter, registry: CollectorRegistry) -> None:
         self._exporter = exporter
         self._fails = False
-        spans = Counter(
-            "qingyu_trace_spans",
-            "Spans by what became of them: exported, failed (the collector did not take them), dropped (too many waited)",
-            ["outcome"],
-            registry=registry,
-        )
+        spans = counter(registry)
         self.exported, self.failed, self.dropped = (spans.labels(o) for o in ("exported", "failed", "dropped"))
         self.done = 0
         """Spans that are waited for no more. Only the exporting thread changes it."""
