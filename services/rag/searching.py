@@ -14,14 +14,19 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from qingyu_ai import tracing
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import Rag
+from qingyu_ai.tracing import Kind, names
 
 from .database import Connection, Database
 from .faults import check_pairs, check_text, refuse
 from .ranking import K1, B, Statistics, bm25
 from .store import LONGEST_ID, serving
 from .stored import LONGEST_TERM, Model, PieceKey, Vector, unit
+
+SEARCH = {names.DB_SYSTEM: "postgresql", names.DB_OPERATION: "SELECT", names.DB_SUMMARY: "search rag.pieces"}
+"""Of the span of a view."""
 
 MOST_TERMS = 64
 """Of a query's terms, the rarest that count in the final ranking of candidates."""
@@ -145,8 +150,9 @@ class Reader:
             DatabaseDown, Expired: see `faults`.
         """
         scope.check(self._own)
-        async with self._database.tenant(user, deadline, snapshot=True) as connection:
-            yield View(connection, user, scope, self._own.candidate_postings)
+        with tracing.span("search rag.pieces", Kind.CLIENT, SEARCH):
+            async with self._database.tenant(user, deadline, snapshot=True) as connection:
+                yield View(connection, user, scope, self._own.candidate_postings)
 
 
 class View:
