@@ -131,7 +131,7 @@ class Reembedding:
             "pieces": [one.piece for one in missing],
             "vectors": [unit(vectors[one.hash], model.dimension) for one in missing],
         }
-        async with self._database.tenant(user, deadline) as connection:
+        async with self._database.writing(user, deadline) as connection:
             await connection.execute(query, facts)
 
 

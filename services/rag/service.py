@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +10,7 @@ from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.settings import Rag
 
+from .beside import Beside
 from .embedding import Vectors
 from .faults import check_text, refuse
 from .finding import Finder, Found, Query
@@ -35,6 +35,7 @@ class RagService:
     Args:
         embedders: by `Model.key`: the one that everything is to have (`target`), and those that users' vectors may still be of.
         take_apart: another way than `taken_apart`.
+        beside: where texts are taken apart.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RagService:
         target: Model,
         own: Rag,
         take_apart: TakeApart | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._store = store
         self.finder = finder
@@ -52,6 +54,7 @@ class RagService:
         self._target = target
         self._own = own
         self._take_apart = take_apart or taken_apart
+        self._beside = beside or Beside()
 
     async def index(self, call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
         """Store a document."""
@@ -61,8 +64,7 @@ class RagService:
         self._store.check(document, request.content)
         standing = await self._store.standing(call.user, project, call.deadline)
         names = tuple(dict.fromkeys((*document.names, *standing.names)))[:MOST_NAMES]
-        # A large text takes seconds to split; the loop must go on turning.
-        pieces = await asyncio.to_thread(self._take_apart, request.content, names, self._own)
+        pieces = await self._beside.do(self._take_apart, request.content, names, self._own)
         wanted = dict.fromkeys((self._target.key, standing.serving or self._target.key))
         vectors = {
             self._embedders[key].model: await self._vectors(call, self._embedders[key], pieces)

@@ -16,6 +16,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.handler import Submission
 from qingyu_ai.settings import Rag
 
+from .beside import Beside
 from .database import Connection, Database
 from .faults import Collided, check_pairs, check_text, refuse
 from .stored import Document, Model, Piece, Vector, counted, read_vector, unit
@@ -62,11 +63,13 @@ class Store:
 
     Args:
         own: the limits.
+        beside: where rows are made.
     """
 
-    def __init__(self, database: Database, own: Rag) -> None:
+    def __init__(self, database: Database, own: Rag, beside: Beside | None = None) -> None:
         self._database = database
         self._own = own
+        self._beside = beside or Beside()
 
     def check(self, document: Document, text: str) -> None:
         """Refuse what cannot be stored, before anything is spent on it.
@@ -144,10 +147,10 @@ class Store:
         )
         if len(pieces) > self._own.document_pieces:
             refuse([("content", f"has {len(pieces)} pieces; the limit is {self._own.document_pieces}")])
-        rows = _Rows.of(user, pieces, vectors)
+        rows = await self._beside.do(_Rows.of, pieces, vectors)
 
         async def once() -> Stored:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 model = await _join(connection, user, target)
                 if not await _newest(connection, user, document.document_id, submitted, deleted=False):
                     return await _as_it_was(connection, user, document.document_id, submitted, len(pieces))
@@ -170,7 +173,7 @@ class Store:
         refuse(check_text("document_id", document_id, LONGEST_ID))
 
         async def once() -> Removed:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 newest = await _newest(connection, user, document_id, submitted, deleted=True)
                 if newest:
                     await _remove(connection, user, document_id)
@@ -263,7 +266,7 @@ class _Rows:
     terms: int
 
     @classmethod
-    def of(cls, user: str, pieces: Sequence[Piece], vectors: Mapping[Model, Sequence[Vector]]) -> _Rows:
+    def of(cls, pieces: Sequence[Piece], vectors: Mapping[Model, Sequence[Vector]]) -> _Rows:
         times = [counted(piece.terms) for piece in pieces]
         lengths = [count.total() for count in times]
         postings = [

@@ -13,6 +13,8 @@ from qingyu_ai.process import observe
 from qingyu_ai.settings import Bridge as BridgeSettings
 from qingyu_ai.settings import Bus, Chat, ChatModel, Rag
 from services.llm.meters import Meters
+from services.rag.database import Database
+from services.rag.meters import show
 from tests.bridge.conftest import Bridge
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,7 @@ async def test_metrics_are_there(bridge: Bridge) -> None:
     mine = CollectorRegistry()
     observe(await bridge.worker(), mine)
     Meters(mine)
+    show(Database("", Rag()), mine)
     there = {metric.name for registry in (bridge.registry, mine) for metric in registry.collect()}
     assert named - there == set()
 
