@@ -94,11 +94,12 @@ class RagService:
         refuse(check_text("query", request.query, LONGEST_QUERY))
         options = request.options
         scope = Scope(request.project_id or call.project, tuple(request.content_types), dict(options.filters))
-        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score)
+        top_k = request.top_k or self._own.top_k
+        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score, top_k)
         found = await self.finder.find(call.user, query, call.deadline)
         return rag.SearchResponse(
-            results=[_result(piece, score, found) for piece, score in found.pieces[: request.top_k or self._own.top_k]],
-            total_count=len(found.pieces),
+            results=[_result(piece, score, found) for piece, score in found.pieces[:top_k]],
+            total_count=found.total,
             duration_ms=int((time.monotonic() - began) * 1000),
             status=common.Status(code=0, message="; ".join(found.notes) or "ok"),
         )

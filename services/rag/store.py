@@ -95,14 +95,8 @@ class Store:
         Args:
             project_id: whose dictionary; empty: that of all projects together.
         """
-        query = """
-            SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
-                SELECT DISTINCT name FROM rag.names
-                WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT %(most)s)"""
-        facts = {"user": user, "project": project_id, "most": MOST_NAMES}
         async with self._database.tenant(user, deadline) as connection:
-            row = await (await connection.execute(query, facts)).fetchone()
-        return Standing(row[0], tuple(row[1])) if row else Standing()
+            return await standing(connection, user, project_id)
 
     async def known(
         self, user: str, model: Model, hashes: Sequence[bytes], deadline: Deadline
@@ -197,10 +191,15 @@ class Store:
         return int(row[0]) if row else 0
 
 
-async def serving(connection: Connection, user: str) -> str | None:
-    """The key of the model whose vectors are searched."""
-    row = await (await connection.execute("SELECT model FROM rag.tenants WHERE user_id = %s", (user,))).fetchone()
-    return str(row[0]) if row else None
+async def standing(connection: Connection, user: str, project_id: str) -> Standing:
+    """See `Store.standing`."""
+    query = """
+        SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
+            SELECT DISTINCT name FROM rag.names
+            WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT %(most)s)"""
+    facts = {"user": user, "project": project_id, "most": MOST_NAMES}
+    row = await (await connection.execute(query, facts)).fetchone()
+    return Standing(row[0], tuple(row[1])) if row else Standing()
 
 
 async def _join(connection: Connection, user: str, target: Model) -> str:

@@ -74,6 +74,6 @@ class Wired:
 def wire(database: Database, models: Models, own: Rag) -> Wired:
     """Make the service."""
     store = Store(database, own, models.beside)
-    finder = Finder(store, Reader(database, own), models.by_key, own, models.reranker)
+    finder = Finder(Reader(database, own), models.by_key, own, models.reranker)
     service = RagService(store, finder, models.by_key, models.target.model, own, beside=models.beside)
     return Wired(service, store, Reembedding(database, store, models.target))

@@ -60,7 +60,7 @@ def document(name: str, content: str = "文") -> bytes:
     return rag.IndexRequest(document_id=name, content=content, user_id="u").SerializeToString()
 
 
-def batch(bridge: Bridge, bodies: Any) -> asyncio.Future[rag.BatchIndexResponse]:
+def batch(bridge: Bridge, bodies: Any) -> asyncio.Future[Any]:
     method: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path, None, rag.BatchIndexResponse.FromString)
     return asyncio.ensure_future(method(bodies, timeout=40))
 

@@ -37,5 +37,5 @@ def service(database: Database, *embedders: Counts, own: Rag | None = None) -> R
     own, made = own or Rag(), embedders or (Counts(),)
     by_key = {one.model.key: one for one in made}
     store = Store(database, own)
-    finder = Finder(store, Reader(database, own), by_key, own)
+    finder = Finder(Reader(database, own), by_key, own)
     return RagService(store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text))
