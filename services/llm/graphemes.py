@@ -40,9 +40,14 @@ def _is_jamo_tail(char: str) -> bool:
     return "\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7fb"
 
 
+def is_plain(text: str) -> bool:
+    """Whether every code point is a character, by the look of it: False may be too careful."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def graphemes(text: str) -> Iterator[str]:
     """Cut a text into characters. Joined, they are the text."""
-    if _PLAIN.fullmatch(text):
+    if is_plain(text):
         yield from text
         return
     start = 0

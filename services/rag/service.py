@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,6 +25,8 @@ from .terms import MOST_NAMES, names_of, terms
 LONGEST_QUERY = 10_000
 """Characters; as the edge has it."""
 
+PAGE = 50
+"""Results of a search that are made in the loop."""
 
 TakeApart = Callable[[str, Sequence[str], Rag], list[Piece]]
 """A text, the names that it may hold, and the settings to pieces with their terms."""
@@ -97,8 +100,11 @@ class RagService:
         top_k = request.top_k or self._own.top_k
         query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score, top_k)
         found = await self.finder.find(call.user, query, call.deadline)
+        shown = found.pieces[:top_k]
+        # A thread costs more than what a page of results takes; a thousand take half a second, and the loop must turn.
+        results = _results(shown, found) if len(shown) <= PAGE else await asyncio.to_thread(_results, shown, found)
         return rag.SearchResponse(
-            results=[_result(piece, score, found) for piece, score in found.pieces[:top_k]],
+            results=results,
             total_count=found.total,
             duration_ms=int((time.monotonic() - began) * 1000),
             status=common.Status(code=0, message="; ".join(found.notes) or "ok"),
@@ -124,12 +130,15 @@ def taken_apart(text: str, names: Sequence[str], own: Rag) -> list[Piece]:
     ]
 
 
-def _result(shown: Shown, score: float, found: Found) -> rag.SearchResult:
-    return rag.SearchResult(
-        document_id=shown.document_id,
-        content=shown.text,
-        score=score,
-        metadata=shown.metadata,
-        content_type=shown.content_type,
-        highlights=highlights(shown.text, found.weights),
-    )
+def _results(pieces: Sequence[tuple[Shown, float]], found: Found) -> list[rag.SearchResult]:
+    return [
+        rag.SearchResult(
+            document_id=shown.document_id,
+            content=shown.text,
+            score=score,
+            metadata=shown.metadata,
+            content_type=shown.content_type,
+            highlights=highlights(shown.text, found.weights),
+        )
+        for shown, score in pieces
+    ]
