@@ -35,7 +35,14 @@ FORBIDDEN = {
         "structlog",
     ),
     "qingyu_ai/routes.py": ("qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats"),
-    "qingyu_ai/bus": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
+    "qingyu_ai/events": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
+    "qingyu_ai/bus": (
+        "qingyu_ai.events",
+        "qingyu_ai.cli",
+        "qingyu_ai.process",
+        "qingyu_ai.telemetry",
+        "prometheus_client",
+    ),
     "qingyu_ai/cli": ("qingyu_ai.bus",),
 }
 """What the modules of a folder must not import."""

@@ -4,7 +4,7 @@ Searching goes on with the old vectors until a user's pieces all have a new one;
 over and the old ones go. New documents meanwhile get vectors of both, where the old model can still be asked.
 
 In a roll-out workers with old and with new settings run side by side. Then only those whose model was named last do it
-(`rag.want`, migration 0002).
+(`rag.want`, migration 0003).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.events import documents
 from qingyu_ai.settings import Rag
 
 from .beside import Beside
@@ -39,6 +40,7 @@ class RagService:
         embedders: by `Model.key`: the one that everything is to have (`target`), and those that users' vectors may still be of.
         take_apart: another way than `taken_apart`.
         beside: where texts are taken apart.
+        on_stored: told of each user for whom something was stored or removed.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class RagService:
         own: Rag,
         take_apart: TakeApart | None = None,
         beside: Beside | None = None,
+        on_stored: Callable[[str], None] = lambda user: None,
     ) -> None:
         self._store = store
         self.finder = finder
@@ -58,6 +61,7 @@ class RagService:
         self._own = own
         self._take_apart = take_apart or taken_apart
         self._beside = beside or Beside()
+        self._on_stored = on_stored
 
     async def index(self, call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
         """Store a document."""
@@ -74,9 +78,11 @@ class RagService:
             for key in wanted
             if key in self._embedders
         }
+        note = documents.indexed(call, request.document_id, request.content_type, len(pieces))
         stored = await self._store.put(
-            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline
+            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline, note
         )
+        self._on_stored(call.user)
         message = "replaced by a newer version already" if stored.superseded else ""
         return rag.IndexResponse(
             document_id=request.document_id, success=True, message=message, chunks_count=stored.pieces
@@ -84,7 +90,9 @@ class RagService:
 
     async def delete(self, call: Call, request: rag.DeleteRequest) -> rag.DeleteResponse:
         """Remove a document."""
-        removed = await self._store.delete(call.user, request.document_id, call.submitted, call.deadline)
+        note = documents.deleted(call, request.document_id)
+        removed = await self._store.delete(call.user, request.document_id, call.submitted, call.deadline, note)
+        self._on_stored(call.user)
         if removed.found or removed.superseded:
             return rag.DeleteResponse(success=True)
         return rag.DeleteResponse(

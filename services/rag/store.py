@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.handler import Submission
+from qingyu_ai.events.documents import Note
 from qingyu_ai.settings import Rag
 
 from .beside import Beside
@@ -120,6 +121,7 @@ class Store:
         target: Model,
         submitted: Submission,
         deadline: Deadline,
+        note: Note | None = None,
     ) -> Stored:
         """Store a document in place of what has its id.
 
@@ -127,6 +129,7 @@ class Store:
             vectors: for each piece one, of `target` and, while the user's other documents still have those of another model
                 (`serving`), of that one too.
             target: the model of this deployment.
+            note: what other services are to be told of it; it is kept with the change (`telling.py`). None: nothing.
 
         Raises:
             Invalid: it cannot be stored.
@@ -152,12 +155,18 @@ class Store:
                 await _insert(connection, user, document, rows)
                 if model not in {made.key for made in vectors}:
                     await connection.execute("UPDATE rag.tenants SET pending = true WHERE user_id = %s", (user,))
+                await _note(connection, user, note)
             return Stored(len(pieces))
 
         return await self._database.repeated(once, deadline)
 
-    async def delete(self, user: str, document_id: str, submitted: Submission, deadline: Deadline) -> Removed:
+    async def delete(
+        self, user: str, document_id: str, submitted: Submission, deadline: Deadline, note: Note | None = None
+    ) -> Removed:
         """Remove a document.
+
+        Args:
+            note: as in `put`; nothing is to be told where there was no such document.
 
         Raises:
             Invalid: the id can be none.
@@ -172,6 +181,8 @@ class Store:
                 if newest:
                     await _remove(connection, user, document_id)
                 order, _, found = await _submission(connection, user, document_id)
+                if newest and found:
+                    await _note(connection, user, note)
             return Removed(found, superseded=False) if newest or order == submitted else Removed(False, superseded=True)
 
         return await self._database.repeated(once, deadline)
@@ -235,6 +246,12 @@ async def _submission(connection: Connection, user: str, document_id: str) -> tu
     query = "SELECT queue, sequence, deleted, found FROM rag.submissions WHERE user_id = %s AND document_id = %s"
     row = await (await connection.execute(query, (user, document_id))).fetchone()
     return (Submission(row[0], row[1]), row[2], row[3]) if row else (Submission(), True, False)
+
+
+async def _note(connection: Connection, user: str, note: Note | None) -> None:
+    if note is not None:
+        query = "INSERT INTO rag.untold (user_id, event, data) VALUES (%s, %s, %s)"
+        await connection.execute(query, (user, note.event, note.data))
 
 
 async def _as_it_was(connection: Connection, user: str, document_id: str, submitted: Submission, pieces: int) -> Stored:

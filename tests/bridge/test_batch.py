@@ -62,7 +62,8 @@ def document(name: str, content: str = "文") -> bytes:
 
 def batch(bridge: Bridge, bodies: Any) -> asyncio.Future[Any]:
     method: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path, None, rag.BatchIndexResponse.FromString)
-    return asyncio.ensure_future(method(bodies, timeout=40))
+    call: asyncio.Future[Any] = asyncio.ensure_future(method(bodies, timeout=40))
+    return call
 
 
 async def leaves(bridge: Bridge) -> None:
