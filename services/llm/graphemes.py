@@ -15,7 +15,7 @@ _MARKS = frozenset({"Mn", "Mc", "Me"})
 
 
 _PLAIN = re.compile(
-    "[\u0000-\u000c\u000e-\u02ff\u2010-\u2027\u2030-\u205e\u3000-\u3029\u3030-\u3098\u309b-\u9fff\uff00-\uff9d]*"
+    "[\u0000-\u000c\u000e-\u02ff\u2010-\u2027\u2030-\u205e\u2500-\u257f\u3000-\u3029\u3030-\u3098\u309b-\u9fff\uff00-\uff9d]*"
 )
 """Text in which every code point is a character: what most answers are made of."""
 

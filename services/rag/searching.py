@@ -21,7 +21,7 @@ from .database import Connection, Database
 from .faults import check_pairs, check_text, refuse
 from .frequencies import Frequencies
 from .ranking import K1, B, Statistics, bm25
-from .store import LONGEST_ID, Standing, standing
+from .store import LONGEST_ID, STANDING, Standing
 from .stored import LONGEST_TERM, Model, PieceKey, Vector, unit
 
 MOST_TERMS = 64
@@ -172,7 +172,8 @@ class View:
 
     async def standing(self) -> Standing:
         """Whose vectors are searched, and the dictionary."""
-        return await standing(self._connection, self._facts["user"], self._scope.project_id)
+        row = (await self._rows(STANDING, {}))[0]
+        return Standing(row[0], tuple(row[1]))
 
     async def by_words(self, terms: Sequence[str], limit: int, share: float = 0.0) -> ByWords:
         """Find the pieces that hold words of the query, ranked.

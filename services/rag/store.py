@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -20,7 +19,8 @@ from qingyu_ai.settings import Rag
 from .beside import Beside
 from .database import Connection, Database
 from .faults import Collided, check_pairs, check_text, refuse
-from .stored import Document, Model, Piece, Vector, counted, read_vector, unit
+from .rows import Rows
+from .stored import Document, Model, Piece, Vector, read_vector
 
 MOST_NAMES = 2000
 """Of one dictionary."""
@@ -47,6 +47,13 @@ class Removed:
     """Whether there was such a document."""
     superseded: bool = False
     """As in `Stored`."""
+
+
+STANDING = f"""
+    SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
+        SELECT DISTINCT name FROM rag.names
+        WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT {MOST_NAMES})"""
+"""The query for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,8 @@ class Store:
             project_id: whose dictionary; empty: that of all projects together.
         """
         async with self._database.tenant(user, deadline) as connection:
-            return await standing(connection, user, project_id)
+            row = await (await connection.execute(STANDING, {"user": user, "project": project_id})).fetchone()
+        return Standing(row[0], tuple(row[1])) if row else Standing()
 
     async def known(
         self, user: str, model: Model, hashes: Sequence[bytes], deadline: Deadline
@@ -144,7 +152,7 @@ class Store:
         )
         if len(pieces) > self._own.document_pieces:
             refuse([("content", f"has {len(pieces)} pieces; the limit is {self._own.document_pieces}")])
-        rows = await self._beside.do(_Rows.of, pieces, vectors)
+        rows = await self._beside.do(Rows.of, pieces, vectors)
 
         async def once() -> Stored:
             async with self._database.writing(user, deadline) as connection:
@@ -200,17 +208,6 @@ class Store:
         async with self._database.nobody(deadline) as connection:
             row = await (await connection.execute(query, (older_seconds,))).fetchone()
         return int(row[0]) if row else 0
-
-
-async def standing(connection: Connection, user: str, project_id: str) -> Standing:
-    """See `Store.standing`."""
-    query = """
-        SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
-            SELECT DISTINCT name FROM rag.names
-            WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT %(most)s)"""
-    facts = {"user": user, "project": project_id, "most": MOST_NAMES}
-    row = await (await connection.execute(query, facts)).fetchone()
-    return Standing(row[0], tuple(row[1])) if row else Standing()
 
 
 async def _join(connection: Connection, user: str, target: Model) -> str:
@@ -272,49 +269,7 @@ async def _remove(connection: Connection, user: str, document_id: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A document's rows by column, made before the transaction: there is nothing to compute while rows are locked."""
-
-    pieces: dict[str, list[Any]]
-    postings: dict[str, list[Any]]
-    vectors: dict[str, list[Any]]
-    terms: int
-
-    @classmethod
-    def of(cls, pieces: Sequence[Piece], vectors: Mapping[Model, Sequence[Vector]]) -> _Rows:
-        times = [counted(piece.terms) for piece in pieces]
-        lengths = [count.total() for count in times]
-        postings = [
-            (term, piece.index, n, length)
-            for piece, count, length in zip(pieces, times, lengths, strict=True)
-            for term, n in count.items()
-        ]
-        made = [
-            (model.key, piece.index, piece.hash, unit(vector, model.dimension))
-            for model, of_pieces in vectors.items()
-            for piece, vector in zip(pieces, of_pieces, strict=True)
-        ]
-        return cls(
-            {
-                "numbers": [piece.index for piece in pieces],
-                "starts": [piece.start for piece in pieces],
-                "ends": [piece.end for piece in pieces],
-                "contents": [piece.text for piece in pieces],
-                "terms": lengths,
-                "hashes": [piece.hash for piece in pieces],
-            },
-            dict(zip(("terms", "numbers", "times", "lengths"), _columns(postings, 4), strict=True)),
-            dict(zip(("models", "numbers", "hashes", "vectors"), _columns(made, 4), strict=True)),
-            sum(lengths),
-        )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [[row[i] for row in rows] for i in range(width)]
-
-
-async def _insert(connection: Connection, user: str, document: Document, rows: _Rows) -> None:
+async def _insert(connection: Connection, user: str, document: Document, rows: Rows) -> None:
     query = """
         INSERT INTO rag.documents (user_id, document_id, project_id, content_type, metadata, pieces, terms)
         VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING document"""
@@ -338,7 +293,7 @@ async def _insert(connection: Connection, user: str, document: Document, rows: _
         """
         INSERT INTO rag.postings (user_id, term, document, piece, times, terms)
         SELECT %(user)s, term, %(document)s, piece, times, terms
-        FROM unnest(%(terms)s::text[], %(numbers)s::int[], %(times)s::int[], %(lengths)s::int[])
+        FROM unnest(string_to_array(%(terms)s, chr(10)), %(numbers)s::int[], %(times)s::int[], %(lengths)s::int[])
             AS p (term, piece, times, terms)""",
         {**common, **rows.postings},
     )
