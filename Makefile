@@ -15,7 +15,7 @@ GEN_GO_GRPC_VERSION := v1.6.2
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up cluster test test-cluster test-next model faults check format bench proto system lock clean
+.PHONY: help demo up cluster test test-cluster test-next model faults check format bench proto dashboard system lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,7 +80,7 @@ bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
 
-system: ## Installs the optional tools into tools/: buf and what the example in Node needs (npm), Go plugins (go)
+system: ## Installs the optional tools: buf, what the example in Node needs (npm) and Go plugins (go) into tools/; nginx and chromium (root, Debian)
 	@mkdir -p $(TOOLS)/bin
 	@if command -v npm >/dev/null; then \
 	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) $(EVENTS_NPM) \
@@ -91,6 +91,10 @@ system: ## Installs the optional tools into tools/: buf and what the example in 
 	  && GOBIN=$(TOOLS)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(GEN_GO_GRPC_VERSION) \
 	  && echo "protoc-gen-go $(GEN_GO_VERSION), protoc-gen-go-grpc $(GEN_GO_GRPC_VERSION)"; \
 	else echo "go is not here: the Go client is left out, and so are its tests"; fi
+	@tests/programs.sh
+
+dashboard: $(VENV)/.ready ## Writes deploy/grafana/qingyu-ai.json anew
+	@$(BIN)/python -m deploy.grafana.dashboard
 
 lock: $(VENV)/.ready ## Resolves the versions anew into requirements/ (hashed, no addresses)
 	@for extra in run dev; do \

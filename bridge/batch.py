@@ -19,6 +19,7 @@ from qingyu_ai.routes import Job
 from qingyu_ai.settings import Settings
 
 from .admission import Admitted, Incoming, admit
+from .doors import Visitor
 
 log = structlog.get_logger(__name__)
 
@@ -37,10 +38,11 @@ documents instead."""
 class Batch:
     """One BatchIndex call. At most `max_batch_in_flight` documents are in memory at once."""
 
-    def __init__(self, item: Job[Any, Any], run_job: RunJob, settings: Settings) -> None:
+    def __init__(self, item: Job[Any, Any], run_job: RunJob, settings: Settings, visitor: Visitor) -> None:
         self._item = item
         self._run_job = run_job
         self._settings = settings
+        self._visitor = visitor
         self._room = asyncio.Semaphore(settings.bridge.max_batch_in_flight)
         self._answer = rag.BatchIndexResponse()
         self._away_since: float | None = None
@@ -81,7 +83,7 @@ class Batch:
         name = f"#{index}"
         own = incoming._replace(request_id="")
         try:
-            admitted = admit(self._item, body, own, remaining, self._settings, item_id=item_id)
+            admitted = admit(self._item, body, own, remaining, self._settings, visitor=self._visitor, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
             end = await self._in_turn(name, body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)

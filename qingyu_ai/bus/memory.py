@@ -215,7 +215,14 @@ class MemoryBus:
         """See `transport.Bus.used`."""
         source = self._broker.streams[stream]
         oldest = next(iter(source.messages.values()), None)
-        return Usage(source.used, source.plan.bytes, oldest.at if oldest else 0, source.created, source.generation)
+        return Usage(
+            source.used,
+            source.plan.bytes,
+            oldest.at if oldest else 0,
+            source.created,
+            source.generation,
+            len(source.messages),
+        )
 
     async def close(self) -> None:
         """See `transport.Bus.close`."""

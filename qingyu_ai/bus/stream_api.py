@@ -88,7 +88,7 @@ class StreamApi:
         if state["messages"]:
             first = _unix(state["first_ts"])
         created = info["created"]
-        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
+        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created, state["messages"])
 
     async def _info(self, stream: str) -> dict[str, Any]:
         return await self.api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)

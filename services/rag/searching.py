@@ -14,8 +14,10 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from qingyu_ai import tracing
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import Rag
+from qingyu_ai.tracing import Kind, names
 
 from .database import Connection, Database
 from .faults import check_pairs, check_text, refuse
@@ -23,6 +25,9 @@ from .frequencies import Frequencies
 from .ranking import K1, B, Statistics, bm25
 from .store import LONGEST_ID, STANDING, Standing
 from .stored import LONGEST_TERM, Model, PieceKey, Vector, unit
+
+SEARCH = {names.DB_SYSTEM: "postgresql", names.DB_OPERATION: "SELECT", names.DB_SUMMARY: "search rag.pieces"}
+"""Of the span of a view."""
 
 MOST_TERMS = 64
 """Of a query's terms, the rarest that count in the final ranking of candidates."""
@@ -35,11 +40,13 @@ class Scope:
     project_id: str = ""
     content_types: Sequence[str] = ()
     filters: Mapping[str, str] = field(default_factory=dict)
+    projects: Sequence[str] | None = None
+    """The only ones that are open to the caller, whatever is asked for; None: all."""
 
     @property
     def everything(self) -> bool:
         """Whether nothing is left out."""
-        return not (self.project_id or self.content_types or self.filters)
+        return not (self.project_id or self.content_types or self.filters) and self.projects is None
 
     def check(self, own: Rag) -> None:
         """Refuse what can be in no document.
@@ -57,6 +64,7 @@ class Scope:
         """The condition on `d`, a row of `rag.documents`. It holds no text of the caller, only names of parameters."""
         parts = ["d.user_id = %(user)s"]
         parts += ["d.project_id = %(project)s"] if self.project_id else []
+        parts += ["d.project_id = ANY(%(projects)s)"] if self.projects is not None else []
         parts += ["d.content_type = ANY(%(kinds)s)"] if self.content_types else []
         parts += ["d.metadata @> %(filters)s"] if self.filters else []
         return " AND ".join(parts)
@@ -64,13 +72,15 @@ class Scope:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal scopes."""
-        return self.project_id, tuple(sorted(set(self.content_types))), tuple(sorted(self.filters.items()))
+        open_ = None if self.projects is None else tuple(sorted(set(self.projects)))
+        return self.project_id, open_, tuple(sorted(set(self.content_types))), tuple(sorted(self.filters.items()))
 
     @property
     def facts(self) -> dict[str, Any]:
         """The parameters."""
         return {
             "project": self.project_id,
+            "projects": None if self.projects is None else list(self.projects),
             "kinds": list(self.content_types),
             "filters": Jsonb(dict(self.filters)),
         }
@@ -156,8 +166,9 @@ class Reader:
             DatabaseDown, Expired: see `faults`.
         """
         scope.check(self._own)
-        async with self._database.tenant(user, deadline, snapshot=True) as connection:
-            yield View(connection, user, scope, self._own.candidate_postings, self._frequencies)
+        with tracing.span("search rag.pieces", Kind.CLIENT, SEARCH):
+            async with self._database.tenant(user, deadline, snapshot=True) as connection:
+                yield View(connection, user, scope, self._own.candidate_postings, self._frequencies)
 
 
 class View:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from qingyu_ai.bus.errors import Denied
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
@@ -69,6 +70,8 @@ class RagService:
         metadata = dict(request.metadata)
         document = Document(request.document_id, project, request.content_type, metadata, names_of(metadata))
         self._store.check(document, request.content)
+        if call.projects is not None and project not in call.projects:
+            raise Denied  # before anything is spent on it
         standing = await self._store.standing(call.user, project, call.deadline)
         names = tuple(dict.fromkeys((*document.names, *standing.names)))[:MOST_NAMES]
         pieces = await self._beside.do(self._take_apart, request.content, names, self._own)
@@ -80,7 +83,7 @@ class RagService:
         }
         note = documents.indexed(call, request.document_id, request.content_type, len(pieces))
         stored = await self._store.put(
-            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline, note
+            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline, note, call.projects
         )
         self._on_stored(call.user)
         message = "replaced by a newer version already" if stored.superseded else ""
@@ -91,7 +94,9 @@ class RagService:
     async def delete(self, call: Call, request: rag.DeleteRequest) -> rag.DeleteResponse:
         """Remove a document."""
         note = documents.deleted(call, request.document_id)
-        removed = await self._store.delete(call.user, request.document_id, call.submitted, call.deadline, note)
+        removed = await self._store.delete(
+            call.user, request.document_id, call.submitted, call.deadline, note, call.projects
+        )
         self._on_stored(call.user)
         if removed.found or removed.superseded:
             return rag.DeleteResponse(success=True)
@@ -104,7 +109,10 @@ class RagService:
         began = time.monotonic()
         refuse(check_text("query", request.query, LONGEST_QUERY))
         options = request.options
-        scope = Scope(request.project_id or call.project, tuple(request.content_types), dict(options.filters))
+        project = request.project_id or call.project
+        if project and call.projects is not None and project not in call.projects:
+            raise Denied
+        scope = Scope(project, tuple(request.content_types), dict(options.filters), call.projects)
         top_k = request.top_k or self._own.top_k
         query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score, top_k)
         found = await self.finder.find(call.user, query, call.deadline)

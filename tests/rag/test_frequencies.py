@@ -6,6 +6,7 @@ import pytest
 
 from services.rag import frequencies
 from services.rag.frequencies import COMMON, SCOPES, WORDS, Frequencies
+from services.rag.searching import Scope
 
 MINE = ("u", "p")
 
@@ -45,3 +46,18 @@ def test_memory_is_bounded() -> None:
     assert 1 not in kept
     known.learn(MINE, 10_000, {f"{n}": COMMON for n in range(WORDS + 50)})
     assert len(known.known(MINE, 10_000, [f"{n}" for n in range(WORDS + 50)])) == WORDS
+
+
+def test_scopes_that_hold_other_documents_have_other_keys() -> None:
+    scopes = [
+        Scope(),
+        Scope("p"),
+        Scope(projects=()),
+        Scope(projects=("p",)),
+        Scope("p", projects=("p", "q")),
+        Scope(content_types=("p",)),
+        Scope(filters={"p": ""}),
+        Scope(filters={"": "p"}),
+    ]
+    assert len({one.key for one in scopes}) == len(scopes)
+    assert Scope(content_types=("a", "b"), projects=["q", "p"]).key == Scope("", ("b", "a", "a"), {}, ("p", "q")).key
