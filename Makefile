@@ -69,11 +69,13 @@ model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and 
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
 	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
-bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 9 minutes)
+bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 15 minutes; NOVEL=… as in docs/retrieval.md)
 	@$(BIN)/python -m bench.bridge
 	@$(BIN)/python -m bench.guards
 	@$(BIN)/python -m bench.models
 	@$(BIN)/python -m bench.proxy
+	@$(BIN)/python -m bench.search --text $(or $(NOVEL),examples/novel/chendengdu.txt)
+	@$(if $(NOVEL),$(BIN)/python -m bench.retrieval $(NOVEL) && $(BIN)/python -m bench.retrieval --grpc $(NOVEL) && $(BIN)/python -m bench.retrieval.ts_rank $(NOVEL))
 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
