@@ -37,7 +37,8 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             tickets = Tickets(own.ticket_key.get_secret_value())
             if not own.ticket_key.get_secret_value():
                 log.warning("tickets_hold_here_only", set="QINGYU_PROXY__TICKET_KEY")
-            face = Face(service, own, Doors(own, tickets), tickets)
+            doors = await Doors.open(own, tickets)
+            face = Face(service, own, doors, tickets)
             server = Server(Application(face), own)
             ready = True
             log.info(
@@ -45,7 +46,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 address="{}:{}".format(*listener.getsockname()[:2]),
                 bridge=settings.ai.proxy.python_addr,
             )
-            await server.run_until(stop, listener)
+            try:
+                await server.run_until(stop, listener)
+            finally:
+                await doors.close()
         finally:
             await service.close()
     except AIProxyError as e:

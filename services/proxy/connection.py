@@ -13,7 +13,7 @@ from qingyu_ai.bus.fault import Code
 from qingyu_ai.routes import Route, StreamJob
 
 from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
-from .who import Metadata
+from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
 """How long a start waits for the bridge."""
@@ -57,10 +57,12 @@ class Connection:
 
     Args:
         target: `host:port`, or any target of gRPC's.
+        token: of this caller itself, asked for at each call that brings no user's; empty: it has none.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, token: Callable[[], str] = lambda: "") -> None:
         self.target = target
+        self._token = token
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         self._methods: dict[str, Any] = {}
         """By path: gRPC's own objects for unary calls and streams, made once."""
@@ -90,7 +92,8 @@ class Connection:
             AIProxyError: it failed.
         """
         with translated():
-            call = self._method(self._channel.unary_unary, route)(request, metadata=metadata, timeout=seconds)
+            named = self._named(metadata)
+            call = self._method(self._channel.unary_unary, route)(request, metadata=named, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
@@ -98,7 +101,7 @@ class Connection:
         """Send many requests, and wait for the one reply."""
         method = self._channel.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
-            return await method(iter(requests), metadata=metadata, timeout=seconds)
+            return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
 
     def stream(
         self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float | None, silence: float
@@ -110,7 +113,7 @@ class Connection:
             silence: seconds without a word after which it is given up.
         """
         method = self._method(self._channel.unary_stream, route)
-        return Streaming(method(request, metadata=metadata, timeout=seconds), silence)
+        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds), silence)
 
     def _method(self, kind: Callable[..., Any], route: Route[Any, Any]) -> Any:
         method = self._methods.get(route.path)
@@ -118,6 +121,12 @@ class Connection:
             method = kind(route.path, route.request.SerializeToString, route.reply.FromString)
             self._methods[route.path] = method
         return method
+
+    def _named(self, metadata: Metadata) -> Metadata:
+        """Say who calls, where no user's token does."""
+        if any(key == AUTHORIZATION_KEY for key, _ in metadata) or not (token := self._token()):
+            return metadata
+        return (*metadata, (AUTHORIZATION_KEY, f"Bearer {token}"))
 
     async def close(self) -> None:
         """Hang up."""

@@ -50,6 +50,7 @@ from .models import (
     ToolRequest,
     ToolResponse,
 )
+from .own_token import OwnToken
 from .positions import position_at
 from .protection import Attempts, Protection
 from .who import NOBODY, Who, new_request_id
@@ -80,7 +81,7 @@ class AIProxyService:
         self._metrics = Metrics(self.registry if settings.enable_metrics else CollectorRegistry())
         self.protection = Protection(settings)
         self._metrics.watch(self.protection)
-        self._connection = Connection(settings.python_addr)
+        self._connection = Connection(settings.python_addr, OwnToken(settings))
         self._calling = Calling(self._connection, self.protection, self._metrics.resumed.inc)
         self._looking: asyncio.Task[None] | None = None
         self.well = False

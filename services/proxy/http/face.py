@@ -62,14 +62,14 @@ class Face:
 
     async def execute_agent(self, request: Request) -> Response:
         """Have an agent do a task."""
-        who, task = self.doors.who(request), await self._task(request)
+        who, task = await self.doors.who(request), await self._task(request)
         if task.stream:
             return self._agent_stream(request, task, who)
         return await self._answer(request, self.service.execute_agent(task, who, **_how(request)))
 
     async def execute_agent_stream(self, request: Request) -> Response:
         """The same as a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return self._agent_stream(request, await self._task(request), who)
 
     def _agent_stream(self, request: Request, task: AgentRequest, who: Who) -> Response:
@@ -90,14 +90,14 @@ class Face:
 
     async def chat(self, request: Request) -> Response:
         """Answer the last message of a conversation."""
-        who, asked = self.doors.who(request), await self._read(request, ChatRequest)
+        who, asked = await self.doors.who(request), await self._read(request, ChatRequest)
         if asked.stream:
             return self._chat_stream(request, asked, who)
         return await self._answer(request, self.service.chat(asked, who, **_how(request)))
 
     async def chat_stream(self, request: Request) -> Response:
         """The same as a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return self._chat_stream(request, await self._read(request, ChatRequest), who)
 
     def _chat_stream(self, request: Request, asked: ChatRequest, who: Who) -> Response:
@@ -111,7 +111,7 @@ class Face:
 
     async def follow(self, request: Request) -> Response:
         """Read a stream on."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         request_id = checked_id("requestId", request.path_params["requestId"])
         given = request.headers.get("last-event-id") or request.query_params.get("lastEventId", "")
         chunks = self.service.follow(request_id, who, event_id=given, deadline=deadline_of(request))
@@ -131,18 +131,18 @@ class Face:
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         await self.service.cancel(checked_id("requestId", request.path_params["requestId"]), who)
         return Response(status_code=204)
 
     async def search(self, request: Request) -> Response:
         """Find parts of the user's documents."""
-        who, asked = self.doors.who(request), await self._read(request, SearchRequest)
+        who, asked = await self.doors.who(request), await self._read(request, SearchRequest)
         return await self._answer(request, self.service.rag_search(asked, who, **_how(request)))
 
     async def index(self, request: Request) -> Response:
         """Store a document, or many."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
             return await self._batch(request, who)
         asked = await self._read(request, IndexRequest)
@@ -172,24 +172,24 @@ class Face:
 
     async def delete(self, request: Request) -> Response:
         """Remove a document."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return await self._answer(request, self.service.rag_delete(request.path_params["id"], who, **_how(request)))
 
     async def list_tools(self, request: Request) -> Response:
         """Describe the tools that there are."""
-        who, category = self.doors.who(request), request.query_params.get("category", "")
+        who, category = await self.doors.who(request), request.query_params.get("category", "")
         return await self._answer(request, self.service.list_tools(who, category=category, **_how(request)))
 
     async def tool_info(self, request: Request) -> Response:
         """Describe one tool."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return await self._answer(
             request, self.service.get_tool_info(request.path_params["name"], who, **_how(request))
         )
 
     async def call_tool(self, request: Request) -> Response:
         """Run a tool."""
-        who, name = self.doors.who(request), request.path_params["name"]
+        who, name = await self.doors.who(request), request.path_params["name"]
         asked = await self._read(request, ToolParameters)
         if asked.tool_name not in ("", name):
             raise Invalid(("toolName", "differs from the path"))
@@ -198,7 +198,7 @@ class Face:
 
     async def ticket(self, request: Request) -> Response:
         """Give out a ticket."""
-        who, asked = self.doors.who(request), await self._read(request, TicketRequest)
+        who, asked = await self.doors.who(request), await self._read(request, TicketRequest)
         seconds = self.settings.ticket_seconds
         ticket = self._tickets.seal(who, asked.path, seconds)
         answer = Ticket(ticket=ticket, expires_in=seconds, url=f"{asked.path}?ticket={ticket}")

@@ -81,7 +81,7 @@ class Socket:
         """Serve it to its end."""
         try:
             self._face.doors.check_origin(self._socket)
-            who = self._face.doors.who(self._socket)
+            who = await self._face.doors.who(self._socket)
         except AIProxyError as e:
             await self._socket.send_denial_response(error_response(e))
             return

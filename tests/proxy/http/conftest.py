@@ -61,7 +61,9 @@ async def open_site(bridge: Bridge) -> AsyncIterator[Open]:
             service = await AIProxyService.start(AiProxy(python_addr=f"127.0.0.1:{bridge.port}", **(ai or {})))
             stack.push_async_callback(service.close)
             tickets = Tickets(own.ticket_key.get_secret_value())
-            face = Face(service, own, Doors(own, tickets), tickets)
+            doors = await Doors.open(own, tickets)
+            stack.push_async_callback(doors.close)
+            face = Face(service, own, doors, tickets)
             listener, stop = listen(own), asyncio.Event()
             if send_bytes:  # what the kernel holds for a client that does not read; accepted sockets inherit it
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
