@@ -9,7 +9,8 @@ import structlog
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.discovery import Presence
-from qingyu_ai.process import open_operations, run
+from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.process import open_operations, run, watch_events
 from qingyu_ai.settings import Settings, without_password
 
 from . import server
@@ -31,8 +32,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     await bus.ensure_topology(settings.bus)
     # A single server that restarts has lost its memory streams; they must be there before the readers look for them.
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
-    presence = Presence(bus, f"{bus.inbox}.srv.presence")
-    caller = Caller(bus, settings.bus, presence)
+    publisher = Publisher(bus, settings.bus)
+    watch_events(publisher)
+    presence = Presence(bus, f"{bus.inbox}.srv.presence", publisher)
+    caller = Caller(bus, settings.bus, presence, publisher)
     metrics = Metrics()
     metrics.watch(caller)
     checks = Health(bus, presence, settings, metrics, doors.unready)

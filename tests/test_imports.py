@@ -35,8 +35,10 @@ FORBIDDEN = {
         "structlog",
     ),
     "qingyu_ai/routes.py": ("qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats"),
+    "qingyu_ai/events": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
     "qingyu_ai/bus": (
         "qingyu_ai.identity",
+        "qingyu_ai.events",
         "qingyu_ai.cli",
         "qingyu_ai.process",
         "qingyu_ai.telemetry",

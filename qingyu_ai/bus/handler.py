@@ -26,6 +26,10 @@ async def _nowhere(part: Any) -> None:
     """Where a row without notes puts them."""
 
 
+def _unheard(*_: Any) -> None:
+    """Where what happens is told to nobody."""
+
+
 async def _at_once() -> None:
     """A row that says nothing has nothing to wait for."""
 
@@ -81,6 +85,10 @@ class Call:
     flush: Callable[[], Awaitable[None]] = _at_once
     """Wait until all that was said or noted is stored: before something is done that must not be done again by a worker that
     finds nothing of it. Raises BusDown."""
+    on_tool: Callable[[str, float, int], None] = _unheard
+    """To be told of each tool that was called: its name, the seconds it took, its status code."""
+    on_first_token: Callable[[], None] = _unheard
+    """Told by the bus when the first text is said."""
 
     @classmethod
     def of(cls, envelope: Envelope) -> Call:

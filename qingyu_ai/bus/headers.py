@@ -126,6 +126,18 @@ class Envelope(NamedTuple):
         return f"{VERSION_LINE}\r\n{''.join(lines)}\r\n".encode()
 
     @classmethod
+    def scraped(cls, headers: Mapping[str, str]) -> Envelope:
+        """What can be told of a request whose headers cannot be read as a whole: whose call it is."""
+        return cls(
+            call=headers.get(CALL, ""),
+            request_id=headers.get(REQUEST, ""),
+            deadline=Deadline.after(0),
+            user=unquote(headers.get(USER, "")),
+            project=unquote(headers.get(PROJECT, "")),
+            traceparent=headers.get(TRACEPARENT, ""),
+        )
+
+    @classmethod
     def from_headers(cls, headers: Mapping[str, str] | None) -> Envelope:
         """Read the headers of a request.
 

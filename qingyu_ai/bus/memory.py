@@ -63,6 +63,11 @@ class MemoryBus:
         """See `transport.Bus.waiting`."""
         return len(self._waiting)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """See `transport.Bus.unsent_bytes`."""
+        return 0
+
     def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """See `transport.Bus.publish`."""
         self._check(len(data) + len(headers))

@@ -91,6 +91,11 @@ class Bus(Section):
     record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     dead_letter_age_seconds: Seconds = 30 * 24 * 3600.0
     dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    events_age_seconds: Seconds = 7 * 24 * 3600.0
+    events_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    """About 1.6 million events. When it is full the oldest go, whether everybody has heard them or not."""
+    events_per_second: Annotated[int, Field(ge=0)] = 2000
+    """Events of one process that may be shed. What is beyond it is counted and dropped; 0: none is sent."""
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     tool_lease_seconds: Seconds = 10.0

@@ -142,4 +142,5 @@ class ChatService:
         if last.usage is not None:
             call.trailers["x-usage-prompt"] = str(last.usage.prompt_tokens)
             call.trailers["x-usage-completion"] = str(last.usage.completion_tokens)
+            call.trailers["x-usage-reasoning"] = str(last.usage.reasoning_tokens)
             call.trailers["x-usage-estimated"] = "true" if last.usage.estimated else "false"
