@@ -15,7 +15,7 @@ GEN_GO_GRPC_VERSION := v1.6.2
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up cluster test test-cluster test-next model faults check format bench proto dashboard system lock clean
+.PHONY: help demo up cluster test test-cluster test-next model faults abuse check format bench proto dashboard system lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,9 +69,13 @@ model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and 
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
 	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
+abuse: $(VENV)/.ready ## Calls a system with forged tokens, other tenants' ids and ids that are made to break out, and counts
+	@$(BIN)/python -m tests.abuse
+
 bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 15 minutes; NOVEL=… as in docs/retrieval.md)
 	@$(BIN)/python -m bench.bridge
 	@$(BIN)/python -m bench.guards
+	@$(BIN)/python -m bench.doors
 	@$(BIN)/python -m bench.models
 	@$(BIN)/python -m bench.proxy
 	@$(BIN)/python -m bench.search --text $(or $(NOVEL),examples/novel/chendengdu.txt)
