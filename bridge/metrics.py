@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,11 @@ class Metrics:
         for stream in topology.WATCHED:
             used.labels(stream).set_function(functools.partial(_bytes, readers.gauge, stream))
             limit.labels(stream).set_function(functools.partial(_max_bytes, readers.gauge, stream))
+        waiting = Gauge("qingyu_queue_waiting", "Jobs that no worker has yet", ["queue"], registry=self._registry)
+        claimed = Gauge("qingyu_queue_claimed", "Jobs that a worker has", ["queue"], registry=self._registry)
+        for kind in topology.QUEUES:
+            waiting.labels(kind).set_function(functools.partial(_waiting, readers.gauge, kind))
+            claimed.labels(kind).set_function(functools.partial(_claimed, readers.gauge, kind))
 
     def of(self, route: Route[Any, Any]) -> RouteMetrics:
         """The counters of a row."""
@@ -106,3 +112,13 @@ def _bytes(gauge: StreamGauge, stream: str) -> float:
 def _max_bytes(gauge: StreamGauge, stream: str) -> float:
     usage = gauge.usage.get(stream)
     return usage.max_bytes if usage else 0
+
+
+def _waiting(gauge: StreamGauge, kind: str) -> float:
+    backlog = gauge.backlog(kind)
+    return backlog.waiting if backlog else math.nan
+
+
+def _claimed(gauge: StreamGauge, kind: str) -> float:
+    backlog = gauge.backlog(kind)
+    return backlog.claimed if backlog else math.nan

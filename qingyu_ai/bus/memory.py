@@ -15,6 +15,7 @@ from . import headers as wire
 from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
+    Backlog,
     Delivery,
     Headers,
     Hook,
@@ -209,6 +210,10 @@ class MemoryBus:
         source = self._broker.streams[stream]
         oldest = next(iter(source.messages.values()), None)
         return Usage(source.used, source.plan.bytes, oldest.at if oldest else 0, source.created, source.generation)
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        return self._broker.consumer(queue).backlog()
 
     async def close(self) -> None:
         """See `transport.Bus.close`."""
