@@ -7,6 +7,7 @@ JOBS ?= 4
 TOOLS := $(CURDIR)/tools
 
 BUF_VERSION := 1.75.0
+EVENTS_NPM := @nats-io/transport-node@3.4.0 @nats-io/jetstream@3.4.0 protobufjs@8.8.1 @asyncapi/specs@6.11.1
 GEN_GO_VERSION := v1.36.11
 GEN_GO_GRPC_VERSION := v1.6.2
 KUSTOMIZE_VERSION := v5.7.1
@@ -83,10 +84,10 @@ bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
 
-system: ## Installs the optional tools into tools/: buf (npm), Go plugins, kustomize and kubeconform (go), promtool (apt)
+system: ## Installs the optional tools into tools/ (buf, what the example in Node needs, Go plugins, kustomize, kubeconform, promtool), and nginx, chromium and debootstrap (root, Debian)
 	@mkdir -p $(TOOLS)/bin
 	@if command -v npm >/dev/null; then \
-	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) \
+	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) $(EVENTS_NPM) \
 	  && ln -sf ../npm/node_modules/.bin/buf $(TOOLS)/bin/buf && echo "buf $(BUF_VERSION)"; \
 	else echo "npm is not here: buf is left out, and so are the tests that need it"; fi
 	@if command -v go >/dev/null; then \
@@ -102,6 +103,7 @@ system: ## Installs the optional tools into tools/: buf (npm), Go plugins, kusto
 	  && touch $(TOOLS)/schemas/.of-$$(cksum < deploy/schemas.py | cut -d ' ' -f 1); }
 	@echo "schemas of Kubernetes, KEDA and the Prometheus operator"
 	@sh deploy/tools.sh $(TOOLS)
+	@tests/programs.sh
 
 lock: $(VENV)/.ready ## Resolves the versions anew into requirements/ (hashed, no addresses)
 	@for extra in run dev; do \

@@ -79,7 +79,7 @@ class Processes:
         """Start a Python module of the project."""
         self.start(name, sys.executable, "-m", module, *arguments, env=env)
 
-    def nats(self) -> str:
+    def nats(self, name: str = "nats") -> str:
         """Start a nats-server with the repository's configuration.
 
         Returns:
@@ -87,9 +87,9 @@ class Processes:
         """
         port = free_ports(1)[0]
         config = nats_server.shipped("nats.conf")
-        store = str(Path(self._dir.name) / "nats")
-        self.start("nats", str(nats_server.binary()), "-c", str(config), "-p", str(port), "-m", "0", "-sd", store)
-        self.wait_for_line("nats", "Server is ready")
+        store = str(Path(self._dir.name) / name)
+        self.start(name, str(nats_server.binary()), "-c", str(config), "-p", str(port), "-m", "0", "-sd", store)
+        self.wait_for_line(name, "Server is ready")
         return f"nats://127.0.0.1:{port}"
 
     def cluster(self, servers: int) -> list[str]:

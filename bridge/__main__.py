@@ -9,10 +9,12 @@ import structlog
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.discovery import Presence
-from qingyu_ai.process import open_operations, run
+from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.process import open_operations, run, watch_events
 from qingyu_ai.settings import Settings, without_password
 
 from . import server
+from .doors import Doors
 from .handlers import Edge
 from .health import Health
 from .metrics import Metrics
@@ -25,16 +27,19 @@ CUT_SECONDS = 0.5
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a bridge until `stop` is set."""
+    doors = await Doors.open(settings.bridge)
     bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=stop.set)
     await bus.ensure_topology(settings.bus)
     # A single server that restarts has lost its memory streams; they must be there before the readers look for them.
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
-    presence = Presence(bus, f"{bus.inbox}.srv.presence")
-    caller = Caller(bus, settings.bus, presence)
+    publisher = Publisher(bus, settings.bus)
+    watch_events(publisher)
+    presence = Presence(bus, f"{bus.inbox}.srv.presence", publisher)
+    caller = Caller(bus, settings.bus, presence, publisher)
     metrics = Metrics()
     metrics.watch(caller)
-    checks = Health(bus, presence, settings, metrics)
-    edge = Edge(caller, checks, settings, metrics)
+    checks = Health(bus, presence, settings, metrics, doors.unready)
+    edge = Edge(caller, checks, settings, metrics, doors)
 
     operations = open_operations("bridge", settings.bridge.metrics_host, settings.bridge.metrics_port, checks.unready)
     await presence.start()
@@ -45,6 +50,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         "bridge_started",
         address=f"{settings.bridge.host}:{port}",
         operations=operations.port,
+        authentication=settings.bridge.authentication,
         nats=[without_password(server) for server in settings.nats.servers],
     )
 
@@ -59,6 +65,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     await caller.stop()
     await presence.stop()
     operations.stop()
+    await doors.close()
     await bus.close()
     log.info("bridge_stopped")
 

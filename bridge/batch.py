@@ -17,6 +17,7 @@ from qingyu_ai.routes import Job
 from qingyu_ai.settings import Settings
 
 from .admission import Admitted, Incoming, admit
+from .doors import Visitor
 
 log = structlog.get_logger(__name__)
 
@@ -30,10 +31,11 @@ MAX_FAILED_IDS = 10_000
 class Batch:
     """One BatchIndex call. At most `max_batch_in_flight` documents are in memory at once."""
 
-    def __init__(self, item: Job[Any, Any], run_job: RunJob, settings: Settings) -> None:
+    def __init__(self, item: Job[Any, Any], run_job: RunJob, settings: Settings, visitor: Visitor) -> None:
         self._item = item
         self._run_job = run_job
         self._settings = settings
+        self._visitor = visitor
         self._room = asyncio.Semaphore(settings.bridge.max_batch_in_flight)
         self._answer = rag.BatchIndexResponse()
 
@@ -70,7 +72,7 @@ class Batch:
         name = f"#{index}"
         own = incoming._replace(request_id="")
         try:
-            admitted = admit(self._item, body, own, remaining, self._settings, item_id=item_id)
+            admitted = admit(self._item, body, own, remaining, self._settings, visitor=self._visitor, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
             end = await self._run_when_there_is_room(body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)

@@ -53,7 +53,8 @@ async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.
     server = grpc.aio.server(options=options(settings))
     server.add_generic_rpc_handlers((edge.generic_handler(),))
     health_pb2_grpc.add_HealthServicer_to_server(checks.servicer, server)
-    reflection.enable_server_reflection((*services(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if settings.authentication == "off":  # who has no token need not know what there is
+        reflection.enable_server_reflection((*services(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"{settings.host}:{settings.port}"
     try:
         port = server.add_insecure_port(address)

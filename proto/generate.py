@@ -28,7 +28,7 @@ PROTO = ROOT / "proto"
 CONTRACT = ("common", "ai_agent", "rag", "tool")
 """The frozen files, in the order in which their descriptor set is pinned (tests/contract/test_descriptors.py)."""
 
-OWN = ("bus", "control")
+OWN = ("bus", "control", "events")
 """The project's additions."""
 
 SERVICES = ("ai_agent", "rag", "tool", "control")

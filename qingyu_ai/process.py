@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from .bus.connection import NatsBus
 from .bus.transport_errors import TransportError, Unfit
 from .bus.worker import Worker
+from .events.kinds import KINDS
+from .events.publishing import Publisher
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
@@ -105,6 +108,7 @@ async def worker_process(
     serve: Callable[[NatsBus, Worker], None],
     *,
     metadata: dict[str, str] | None = None,
+    publishes: Callable[[Publisher], None] | None = None,
 ) -> None:
     """Run a worker process: connect, register, serve, drain.
 
@@ -112,6 +116,7 @@ async def worker_process(
         own: the settings that every kind of worker has.
         serve: registers the rows.
         metadata: what the worker says of itself when asked who is there.
+        publishes: is given what publishes the process's events, before `serve`.
 
     Raises:
         TransportError: there is no broker, or not the one that the settings want.
@@ -120,7 +125,11 @@ async def worker_process(
     bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set)
     await bus.ensure_topology(settings.bus)
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
-    worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata)
+    publisher = Publisher(bus, settings.bus)
+    watch_events(publisher)
+    if publishes is not None:
+        publishes(publisher)
+    worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata, observer=publisher)
     serve(bus, worker)
     observe(worker)
 
@@ -141,6 +150,19 @@ async def worker_process(
     if operations is not None:
         operations.stop()
     await bus.close()
+
+
+def watch_events(publisher: Publisher, registry: CollectorRegistry = REGISTRY) -> None:
+    """Count the events that a process publishes."""
+    sent = Gauge("qingyu_events_sent", "Events published by this process", ["event"], registry=registry)
+    shed = Gauge(
+        "qingyu_events_shed", "Events not published: too many, or no broker takes them", ["event"], registry=registry
+    )
+    for kind in KINDS:
+        sent.labels(kind.name).set_function(functools.partial(publisher.sent.__getitem__, kind.name))
+        shed.labels(kind.name).set_function(functools.partial(publisher.shed.__getitem__, kind.name))
+    waiting = Gauge("qingyu_events_waiting", "Events that must not be shed and are not stored yet", registry=registry)
+    waiting.set_function(lambda: publisher.waiting)
 
 
 def observe(worker: Worker, registry: CollectorRegistry = REGISTRY) -> None:

@@ -25,6 +25,18 @@ def require_tool(name: str) -> str:
     pytest.skip(reason)
 
 
+def require_npm(*names: str) -> Path:
+    """Return the folder that Node finds these packages in (NODE_PATH); without one skip the test, or fail it under CI=true."""
+    folder = ROOT / "tools" / "npm" / "node_modules"
+    for name in names:
+        if not (folder / name).is_dir():
+            reason = f"the npm package {name} is not installed: run `make system`"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+    return folder
+
+
 def require_package(name: str) -> None:
     """See that an optional package is installed; without it skip the whole module, or fail it under CI=true.
 
@@ -56,5 +68,5 @@ def require_program(name: str) -> str:
     """
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
     if path is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed: run `make system` as root on Debian, or install it")
     return path

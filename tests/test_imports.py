@@ -35,8 +35,23 @@ FORBIDDEN = {
         "structlog",
     ),
     "qingyu_ai/routes.py": ("qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats"),
-    "qingyu_ai/bus": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
+    "qingyu_ai/events": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
+    "qingyu_ai/bus": (
+        "qingyu_ai.events",
+        "qingyu_ai.identity",
+        "qingyu_ai.cli",
+        "qingyu_ai.process",
+        "qingyu_ai.telemetry",
+        "prometheus_client",
+    ),
     "qingyu_ai/cli": ("qingyu_ai.bus",),
+    "qingyu_ai/identity": (
+        "qingyu_ai.bus",
+        "qingyu_ai.routes",
+        "qingyu_ai.contract",
+        "qingyu_ai.cli",
+        "qingyu_ai.process",
+    ),
 }
 """What the modules of a folder must not import."""
 

@@ -18,6 +18,7 @@ from .asking import ask
 from .discovery import Presence
 from .errors import BusDown, Fault, Lost, NotFound, NoWorker, Overloaded, SameIdOtherBody, fault_of
 from .headers import Envelope
+from .observing import NOBODY, Observed, Observer
 from .readers import Readers
 from .reading import Reading
 from .record import Attach, Entry
@@ -36,11 +37,12 @@ FOLLOW_EVERY = 0.25
 
 
 class Caller:
-    """One bridge process on the bus."""
+    """One bridge process on the bus. Its observer is told what happens."""
 
-    def __init__(self, bus: Bus, settings: BusSettings, presence: Presence) -> None:
+    def __init__(self, bus: Bus, settings: BusSettings, presence: Presence, observer: Observer = NOBODY) -> None:
         self.bus = bus
         self._settings = settings
+        self._observer = observer
         self.presence = presence
         self.token = secrets.token_hex(6)
         self.records = Records(bus, settings)
@@ -238,6 +240,7 @@ class Caller:
         reading.queue, reading.stores = request.queue, True
         stored = replace(request, envelope=request.envelope._replace(inbox=inbox, reopens=reopens))
         known: Reading = reading
+        observed = Observed.of(request.route, request.subject, stored.envelope)
         try:
             Storing(
                 self.bus,
@@ -245,6 +248,7 @@ class Caller:
                 stored,
                 lambda: known.heard_anything or known.over,
                 lambda fault: self._refused(known.call, fault),
+                lambda: self._observer.accepted(observed),
             ).put()
         except TransportError as e:
             self.readers.forget(reading)

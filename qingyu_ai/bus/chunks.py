@@ -82,7 +82,7 @@ def shape_of(message: type[Message]) -> Shape:
     return {shape.type: shape for shape in (CHAT, AGENT)}[message]
 
 
-def merge(shape: Shape, chunks: Iterable[tuple[Any, int]]) -> tuple[list[bytes], list[int]]:
+def merge(shape: Shape, chunks: Sequence[tuple[Any, int]]) -> tuple[list[bytes], list[int]]:
     """Merge neighbours of one kind.
 
     Args:
@@ -92,6 +92,9 @@ def merge(shape: Shape, chunks: Iterable[tuple[Any, int]]) -> tuple[list[bytes],
     Returns:
         The encoded messages and how many deltas each covers.
     """
+    if len(chunks) == 1:
+        [(chunk, span)] = chunks
+        return [chunk.SerializeToString()], [span]
     encoded: list[bytes] = []
     spans: list[int] = []
     run: list[Any] = []

@@ -162,6 +162,11 @@ class NatsBus:
         return self._nc.is_connected
 
     @property
+    def unsent_bytes(self) -> int:
+        """See `transport.Bus.unsent_bytes`."""
+        return self._nc.unsent_bytes
+
+    @property
     def client_id(self) -> int | None:
         """The number that the server gave this connection; it changes when the connection is lost."""
         return self._nc.client_id

@@ -5,6 +5,7 @@ that standard NATS tooling lists them, and bridges keep a view of them that is a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -13,8 +14,10 @@ from datetime import UTC, datetime
 
 import structlog
 
+from . import subjects
+from .observing import NOBODY, Observer, Process
 from .transport import Bus, Headers, Subscription
-from .transport_errors import Disconnected
+from .transport_errors import Disconnected, TransportError
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +128,8 @@ class Announcement:
         for interest in self._interests:
             await interest.stop()
         self._interests.clear()
+        with contextlib.suppress(TransportError):
+            self._bus.publish(subjects.left(self._identity.id), b"")
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         if reply:
@@ -141,33 +146,42 @@ class Seen:
     at: float
     """`time.monotonic()` of the answer."""
     metadata: dict[str, str]
+    version: str = ""
 
 
 class Presence:
-    """A bridge's view of the workers."""
+    """A bridge's view of the workers.
 
-    def __init__(self, bus: Bus, inbox: str) -> None:
+    Args:
+        observer: told of workers that are gone without a word.
+    """
+
+    def __init__(self, bus: Bus, inbox: str, observer: Observer = NOBODY) -> None:
         self._bus = bus
         self._inbox = inbox
+        self._observer = observer
         self._seen: dict[str, Seen] = {}
-        self._interest: Subscription | None = None
+        self._interests: list[Subscription] = []
         self._task: asyncio.Task[None] | None = None
         self._rounds = 0
+        self._left: set[str] = set()
+        """Workers that have said that they stop."""
 
     def __repr__(self) -> str:
         return f"<Presence {self.counts()}>"
 
     async def start(self) -> None:
         """Ask for the first time, and keep asking."""
-        self._interest = await self._bus.subscribe(self._inbox, self._on_answer)
+        self._interests.append(await self._bus.subscribe(self._inbox, self._on_answer))
+        self._interests.append(await self._bus.subscribe(subjects.left("*"), self._on_left))
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     async def stop(self) -> None:
         """Ask no more."""
         if self._task is not None:
             self._task.cancel()
-        if self._interest is not None:
-            await self._interest.stop()
+        for interest in self._interests:
+            await interest.stop()
 
     async def _keep(self) -> None:
         while True:
@@ -182,6 +196,14 @@ class Presence:
             for worker in [w for w in self._seen.values() if w.at < horizon]:
                 log.info("worker_gone", worker=worker.kind, id=worker.id)
                 del self._seen[worker.id]
+                if worker.id not in self._left:
+                    self._observer.worker_down(Process(worker.id, worker.kind, worker.version), lost=True)
+                self._left.discard(worker.id)
+
+    def _on_left(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+        worker = subject.rpartition(".")[2]
+        if worker in self._seen:
+            self._left.add(worker)
 
     def _on_answer(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         if not data:
@@ -193,7 +215,7 @@ class Presence:
             return  # some other service on the same broker
         if answer["id"] not in self._seen:
             log.info("worker_seen", worker=kind, id=answer["id"])
-        self._seen[answer["id"]] = Seen(kind, answer["id"], time.monotonic(), metadata)
+        self._seen[answer["id"]] = Seen(kind, answer["id"], time.monotonic(), metadata, answer.get("version", ""))
 
     @property
     def settled(self) -> bool:

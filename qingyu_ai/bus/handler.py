@@ -26,6 +26,10 @@ async def _nowhere(part: Any) -> None:
     """Where a row without notes puts them."""
 
 
+def _unheard(*_: Any) -> None:
+    """Where what happens is told to nobody."""
+
+
 async def _at_once() -> None:
     """A row that says nothing has nothing to wait for."""
 
@@ -64,8 +68,14 @@ class Call:
     traceparent: str
     verified: bool = False
     """Whether the edge has verified the user."""
+    projects: tuple[str, ...] | None = None
+    """The only ones of the user's that the caller may use; None: all."""
+    proof: str = ""
+    """Of a call of a tool: who called it has signed that it is this user's."""
     submitted: Submission = field(default_factory=Submission)
     """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
+    epoch: int = 0
+    """Of the claim; 0: none."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()
@@ -77,6 +87,10 @@ class Call:
     flush: Callable[[], Awaitable[None]] = _at_once
     """Wait until all that was said or noted is stored: before something is done that must not be done again by a worker that
     finds nothing of it. Raises BusDown."""
+    on_tool: Callable[[str, float, int], None] = _unheard
+    """To be told of each tool that was called: its name, the seconds it took, its status code."""
+    on_first_token: Callable[[], None] = _unheard
+    """Told by the bus when the first text is said."""
 
     @classmethod
     def of(cls, envelope: Envelope) -> Call:
@@ -90,6 +104,8 @@ class Call:
             envelope.deadline,
             envelope.traceparent,
             envelope.verified,
+            envelope.projects,
+            envelope.proof,
         )
 
 

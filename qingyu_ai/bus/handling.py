@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
@@ -39,10 +39,10 @@ async def handle(served: Served, call: Call, body: bytes, speaker: Speaker) -> M
     try:
         async with limit:
             if isinstance(route, StreamJob):
-                await _say_all(speaker, served.handler(call, request))
+                await _say_all(_Voice(speaker, call), served.handler(call, request))
                 return None
             if served.notes is not None:
-                call.note = functools.partial(_say, speaker)
+                call.note = _Voice(speaker, call).say
             answer: Message = await served.handler(call, request)
     except TimeoutError:
         if limit.expired():
@@ -60,15 +60,28 @@ async def handle(served: Served, call: Call, body: bytes, speaker: Speaker) -> M
     return answer
 
 
-async def _say(speaker: Speaker, part: Message) -> None:
-    if not speaker.say(part):
-        await speaker.room()
+class _Voice:
+    """Says what a handler says. The first text is told, unless a worker before this one has said it."""
+
+    def __init__(self, speaker: Speaker, call: Call) -> None:
+        self._speaker = speaker
+        self._on_first = call.on_first_token
+        self._silent = not any(part.delta for part in call.said)
+
+    async def say(self, part: Any) -> None:
+        """Say it, and wait until there is room for more."""
+        has_room = self._speaker.say(part)
+        if self._silent and part.delta:
+            self._silent = False
+            self._on_first()
+        if not has_room:
+            await self._speaker.room()
 
 
-async def _say_all(speaker: Speaker, chunks: AsyncIterator[Message]) -> None:
+async def _say_all(voice: _Voice, chunks: AsyncIterator[Message]) -> None:
     try:
         async for chunk in chunks:
-            await _say(speaker, chunk)
+            await voice.say(chunk)
     finally:
         # An async generator is not closed for us: the socket to the model would stay open.
         close = getattr(chunks, "aclose", None)

@@ -37,11 +37,19 @@ USER = "Qai-User"
 PROJECT = "Qai-Project"
 """Project id, percent-encoded UTF-8."""
 
+PROJECTS = "Qai-Projects"
+"""The only projects that the caller may use, as verified at the edge: comma-separated, each percent-encoded UTF-8. Empty: none.
+Absent: all of the user's own."""
+
 ROLES = "Qai-Roles"
-"""Comma-separated roles of the user, as verified at the edge."""
+"""Comma-separated roles of the caller, as verified at the edge."""
 
 VERIFIED = "Qai-Verified"
 """`1`: the edge has verified that the user is who it says. Absent: the user is what the caller wrote."""
+
+PROOF = "Qai-Proof"
+"""On calls of tools for verified users: a JWT of who calls the tool, good for this call of this tool by this user
+(`qingyu_ai.identity.tool_tokens`). Never the caller's own token."""
 
 REMAINING_MS = "Qai-Remaining-Ms"
 """On rpc: milliseconds until the caller's deadline when the request was sent. No clock is shared."""
@@ -82,6 +90,9 @@ class Envelope(NamedTuple):
     traceparent: str = ""
     reopens: int = 0
     verified: bool = False
+    projects: tuple[str, ...] | None = None
+    """None: all of the user's."""
+    proof: str = ""
 
     def encode(self, *, stored: bool) -> bytes:
         """Write the header block.
@@ -102,6 +113,10 @@ class Envelope(NamedTuple):
             lines.append(f"{USER}: {_quoted(self.user)}\r\n")
         if self.project:
             lines.append(f"{PROJECT}: {_quoted(self.project)}\r\n")
+        if self.projects is not None:
+            lines.append(f"{PROJECTS}: {','.join([_quoted(one) for one in self.projects])}\r\n")
+        if self.proof:
+            lines.append(f"{PROOF}: {self.proof}\r\n")
         if self.roles:
             lines.append(f"{ROLES}: {','.join(self.roles)}\r\n")
         if self.verified:
@@ -109,6 +124,18 @@ class Envelope(NamedTuple):
         if self.traceparent:
             lines.append(f"{TRACEPARENT}: {self.traceparent}\r\n")
         return f"{VERSION_LINE}\r\n{''.join(lines)}\r\n".encode()
+
+    @classmethod
+    def scraped(cls, headers: Mapping[str, str]) -> Envelope:
+        """What can be told of a request whose headers cannot be read as a whole: whose call it is."""
+        return cls(
+            call=headers.get(CALL, ""),
+            request_id=headers.get(REQUEST, ""),
+            deadline=Deadline.after(0),
+            user=unquote(headers.get(USER, "")),
+            project=unquote(headers.get(PROJECT, "")),
+            traceparent=headers.get(TRACEPARENT, ""),
+        )
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str] | None) -> Envelope:
@@ -129,6 +156,7 @@ class Envelope(NamedTuple):
                 Deadline.at_unix_ms(int(expires)) if expires else Deadline.after(int(headers[REMAINING_MS]) / 1000)
             )
             roles = headers.get(ROLES, "")
+            projects = headers.get(PROJECTS)
             return cls(
                 call=headers[CALL],
                 request_id=headers[REQUEST],
@@ -141,6 +169,8 @@ class Envelope(NamedTuple):
                 traceparent=headers.get(TRACEPARENT, ""),
                 reopens=int(headers.get(REOPENS, "0")),
                 verified=headers.get(VERIFIED) == "1",
+                projects=None if projects is None else tuple(map(unquote, filter(None, projects.split(",")))),
+                proof=headers.get(PROOF, ""),
             )
         except (KeyError, ValueError) as e:
             raise Invalid(("headers", f"malformed or missing: {e}")) from None

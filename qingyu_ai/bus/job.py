@@ -1,12 +1,14 @@
 """One job on one worker, from the claim to the acknowledgement. The order of the steps is the protocol:
 
-claim · run, saying frames · last frame acknowledged · commit (compare-and-set to DONE) · End frame · follow-up · acknowledge
+claim · run, saying frames · last frame acknowledged · commit (compare-and-set to DONE) · End frame · follow-up · event ·
+acknowledge
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from .errors import Cancelled, Fault, GaveUp, Internal, Interrupted, TooLarge
 from .handler import Call, Served, Submission
 from .handling import handle
 from .headers import Envelope
+from .observing import NOBODY, Decided, Observed, Observer
 from .owner import owner_of
 from .record import Entry, JobMessage
 from .records import Records
@@ -50,6 +53,7 @@ class Station:
     worker: str
     """The worker's token."""
     settings: BusSettings
+    observer: Observer = NOBODY
 
 
 class JobRun:
@@ -95,6 +99,8 @@ class JobRun:
         """While the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
+        self.on_answered: Callable[[], None] = lambda: None
+        """Called once only its event and its acknowledgement are left: nobody waits for those."""
         self._withdrawn = self._adopted = self._resumed = False
         self._moved = ""
         """The log for which this has been asked already."""
@@ -240,6 +246,7 @@ class JobRun:
             await self._finish(claim)
             return None
         self._claim = claim
+        self.call.epoch = claim.epoch
         self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus,
@@ -250,6 +257,7 @@ class JobRun:
             self._settings,
             heeds_credit=isinstance(self._served.route, StreamJob),
         )
+        self._watch(self._observed(claim.epoch), len(claim.record.claims))
         fault: Fault | None = None
         answer: Message | None = None
         try:
@@ -276,6 +284,16 @@ class JobRun:
         finally:
             self._task = None
         return await self._commit(speaker, claim, answer, fault)
+
+    def _observed(self, epoch: int) -> Observed:
+        return Observed.of(self._served.route, self._delivery.subject, self._envelope, epoch)
+
+    def _watch(self, call: Observed, attempt: int) -> None:
+        """Have told what the handler does."""
+        observer, began, tools = self._station.observer, time.monotonic(), itertools.count(1)
+        observer.started(call, self._station.worker, attempt)
+        self.call.on_first_token = lambda: observer.first_token(call, time.monotonic() - began)
+        self.call.on_tool = lambda tool, seconds, code: observer.tool_called(call, next(tools), tool, seconds, code)
 
     def _send_elsewhere(self) -> None:
         """The message is dropped: whoever stored it must not wait for a word in its own log."""
@@ -338,7 +356,7 @@ class JobRun:
         if not speaker.broken:
             await speaker.end(end)
         await self._follow_up(entry.record.follow_up, entry.revision)
-        self._delivery.ack()
+        await self._let_go(entry)
         return fault
 
     async def _find_decided(self) -> None:
@@ -370,6 +388,13 @@ class JobRun:
         self.speaker = last
         await last.end(entry.record.end)
         await self._follow_up(entry.record.follow_up or left, entry.revision)
+        await self._let_go(entry)
+
+    async def _let_go(self, entry: Entry) -> None:
+        """The last step: tell how the call was decided, and only then let the queue forget it."""
+        self.on_answered()
+        call = self._observed(entry.record.epoch)
+        await self._station.observer.decided(Decided(call, entry.revision, entry.record))
         self._delivery.ack()
 
     async def _follow_up(self, left: bytes, order: int) -> None:

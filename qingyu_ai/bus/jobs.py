@@ -19,6 +19,7 @@ from .errors import Fault, Invalid
 from .handler import Served
 from .headers import Envelope
 from .job import JobRun, Station
+from .observing import NOBODY, Decided, Observed, Observer
 from .records import Records
 from .shares import Shares
 from .suspects import Suspects
@@ -49,6 +50,7 @@ class Jobs:
         slots: jobs that run at once.
         find: the row that is served under a subject.
         on_finished: told of each job that is over.
+        observer: told what happens to them.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Jobs:
         slots: int,
         find: Callable[[str], Served | None],
         on_finished: OnFinished,
+        observer: Observer = NOBODY,
     ) -> None:
         self._bus = bus
         self._kind = kind
@@ -69,9 +72,12 @@ class Jobs:
         self._on_finished = on_finished
         self._records = Records(bus, settings)
         self.dead_letters = DeadLetters(bus, self._records, settings)
-        self._station = Station(bus, self._records, self.dead_letters, token, settings)
+        self._observer = observer
+        self._station = Station(bus, self._records, self.dead_letters, token, settings, observer)
         self.tasks: set[asyncio.Task[None]] = set()
         """Of the jobs that run."""
+        self.answered: set[asyncio.Task[None]] = set()
+        """Of those whose event and acknowledgement are left. They take no slot, unless they are as many as there are slots."""
         self._runs: set[JobRun] = set()
         self._claimed: dict[str, JobRun] = {}
         """By call: the run that credit and cancel concern. Other deliveries of the call may be here, unclaimed."""
@@ -141,7 +147,8 @@ class Jobs:
             if delivery.delivery < MAX_ATTEMPTS_UNREADABLE:
                 delivery.nak(1.0)
             else:
-                self._keep(self._give_up(delivery, e if isinstance(e, Fault) else Invalid(("headers", "malformed"))))
+                fault = e if isinstance(e, Fault) else Invalid(("headers", "malformed"))
+                self._keep(self._give_up(delivery, served, fault))
             return
         if len(self.suspects) or self._looked_at != self._bus.connections:
             delivery.nak(OCCUPIED_SECONDS)
@@ -160,7 +167,7 @@ class Jobs:
                 return True
         return False
 
-    async def _give_up(self, delivery: Delivery, fault: Fault) -> None:
+    async def _give_up(self, delivery: Delivery, served: Served | None, fault: Fault) -> None:
         """Decide a call that no worker of this release can read, so that its caller need not wait for the deadline."""
         headers = delivery.headers or {}
         call = headers.get(wire.CALL, "")
@@ -171,7 +178,11 @@ class Jobs:
                     held = entry.record if entry is not None else None
                     digest = bytes.fromhex(headers.get(wire.DIGEST, ""))
                     value = record.decided(held, digest, bus_pb2.End(status=fault.status))
-                    await self._records.write(call, value, entry.revision if entry is not None else 0)
+                    revision = await self._records.write(call, value, entry.revision if entry is not None else 0)
+                    entry = record.Entry(revision, value)
+                if served is not None:
+                    observed = Observed.of(served.route, delivery.subject, Envelope.scraped(headers))
+                    await self._observer.decided(Decided(observed, entry.revision, entry.record))
             except (TransportError, ValueError) as e:
                 log.warning("job_not_decided", call=call, error=str(e))
                 delivery.nak(1.0)
@@ -184,7 +195,9 @@ class Jobs:
         task = asyncio.get_running_loop().create_task(self._run(run))
         self.tasks.add(task)
 
-        def finished(task: asyncio.Task[None]) -> None:
+        def free() -> None:
+            if task not in self.tasks:
+                return
             self.tasks.discard(task)
             self.shares.end(envelope.user)
             self._on_finished(method, time.monotonic() - began)
@@ -192,6 +205,17 @@ class Jobs:
             if self._puller is not None:
                 self._puller.renew()
 
+        def answered() -> None:
+            # Whoever listens to events must not hold up calls. What waits for their stream is bounded all the same.
+            if len(self.answered) < self._slots:
+                self.answered.add(task)
+                free()
+
+        def finished(task: asyncio.Task[None]) -> None:
+            self.answered.discard(task)
+            free()
+
+        run.on_answered = answered
         task.add_done_callback(finished)
 
     async def _run(self, run: JobRun) -> None:

@@ -64,6 +64,11 @@ class MemoryBus:
         """See `transport.Bus.waiting`."""
         return len(self._waiting)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """See `transport.Bus.unsent_bytes`."""
+        return 0
+
     def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
         """See `transport.Bus.publish`."""
         self._check(len(data) + len(headers))
@@ -128,7 +133,9 @@ class MemoryBus:
 
         token = self.request(subject, data, arrived, headers=headers)
         try:
-            body, reply_headers = await asyncio.wait_for(answer, timeout)
+            async with asyncio.timeout(timeout):  # `wait_for` would swallow a cancellation
+                await asyncio.sleep(0)  # as over a wire: nobody is answered before others have had their turn
+                body, reply_headers = await answer
         except TimeoutError:
             raise ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s") from None
         finally:

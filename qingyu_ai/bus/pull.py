@@ -45,6 +45,12 @@ class NatsDelivery:
         self.delivery = int(parts[at - 1])
         self.sequence = int(parts[at])
 
+    @property
+    def pending(self) -> int:
+        """Messages behind this one that its consumer has not sent yet."""
+        parts = self._reply.split(".")
+        return int(parts[8] if len(parts) == 9 else parts[10])
+
     def ack(self) -> None:
         """See `transport.Delivery.ack`."""
         self._answer(b"+ACK")

@@ -25,6 +25,9 @@ SUSPECT_DEATHS = 2
 CLAIMS_KEPT = 16
 """Of the story that a record tells."""
 
+DECISIONS_KEPT = 8
+"""Of those that were reopened. Callers reopen no more than `retries` (3) times; an operator may, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -206,6 +209,7 @@ def running(
         value.reopened = before.reopened
         value.reopenings = before.reopenings
         value.said = before.said
+        value.earlier.extend(before.earlier)
         value.inbox = before.inbox or job.inbox
         other_log = bool(before.log and job.log and before.log != job.log)
         too_old = bool(before.claims) and value.at_ms - before.claims[0].at_ms > log_age_seconds * 1000
@@ -262,6 +266,16 @@ def reopened(entry: Entry) -> bus_pb2.Record:
     record.reopened = entry.revision
     record.reopenings += 1
     record.said = entry.record.end.count
+    # Nobody may have told of this end yet, and the message of the job that could is dropped from now on.
+    record.earlier.add(
+        revision=entry.revision,
+        at_ms=record.at_ms,
+        epoch=record.epoch,
+        end=record.end,
+        claims=len(record.claims),
+        deaths=record.deaths,
+    )
+    del record.earlier[:-DECISIONS_KEPT]
     record.at_ms = now_ms()
     record.epoch = 0
     record.given_back = record.alone = False

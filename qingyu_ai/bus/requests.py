@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from .headers import STATUS
@@ -37,6 +38,17 @@ class Connection(Protocol):
         """See `transport.Bus.publish`."""
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A request whose owner keeps the time."""
+
+    subject: str
+    data: bytes
+    headers: bytes
+    on_reply: OnReply
+    began: float
+
+
 class Requests:
     """Those of one connection.
 
@@ -51,18 +63,18 @@ class Requests:
         self._next_token = 0
         self._waiting: dict[int, OnReply] = {}
         self._asked: set[asyncio.Future[Reply]] = set()
-        self._kept: set[int] = set()
-        """Tokens of requests whose owners keep the time: told when their answers are lost with the connection."""
-        self._held: dict[int, tuple[str, bytes, bytes]] = {}
-        """Requests that wait for the next connection, by token."""
+        self._kept: dict[int, _Kept] = {}
+        """Told when their answers are lost with the connection."""
+        self._held: set[int] = set()
+        """Those of them that wait for the next connection."""
         self._back = asyncio.Event()
         self._lost_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Requests {len(self._waiting)} waiting, {len(self._held)} for the next connection>"
+        return f"<Requests {len(self)} waiting, {len(self._held)} for the next connection>"
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._kept)
 
     def _token(self) -> int:
         self._next_token += 1
@@ -74,16 +86,17 @@ class Requests:
     def on_inbox(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         """A reply has come."""
         token = int(subject[self._prefix_length :])
-        on_reply = self._waiting.pop(token, None)
-        self._kept.discard(token)
-        if on_reply is not None:
+        kept = self._kept.get(token)
+        if kept is not None:
+            self._on_answer(token, kept, data, headers)
+        elif on_reply := self._waiting.pop(token, None):
             on_reply(data, headers)
 
     def forget(self, token: int) -> None:
         """A reply is no longer wanted."""
-        self._waiting.pop(token, None)
-        self._kept.discard(token)
-        self._held.pop(token, None)
+        if self._kept.pop(token, None) is None:
+            self._waiting.pop(token, None)
+        self._held.discard(token)
 
     # Loss and return of the connection.
 
@@ -103,21 +116,20 @@ class Requests:
     def on_back(self) -> None:
         """There is a new connection."""
         self._back.set()
-        held, self._held = self._held, {}
-        for token, (subject, data, headers) in held.items():
+        held, self._held = self._held, set()
+        for token in sorted(held):
+            kept = self._kept[token]
             with contextlib.suppress(TransportError):
-                self._send(token, subject, data, headers)
+                self._send(token, kept.subject, kept.data, kept.headers)
 
     def _give_up(self, lost_at: float) -> None:
         """Tell those who wait for answers that there are none: the connection is gone for longer than a moment."""
         if self._connection.connected or lost_at != self._lost_at:
             return  # it is back, or was lost again meanwhile
         self._held.clear()
-        for token in list(self._kept):
-            self._kept.discard(token)
-            on_reply = self._waiting.pop(token, None)
-            if on_reply is not None:
-                on_reply(b"", None)
+        kept, self._kept = self._kept, {}
+        for one in kept.values():
+            one.on_reply(b"", None)
 
     # Requests whose owners keep the time.
 
@@ -129,34 +141,31 @@ class Requests:
         except Disconnected:
             if not self._just_lost:
                 raise
-            self._held[token] = (subject, data, headers)
-        self._waiting[token] = self._resending(token, subject, data, headers, on_reply)
-        self._kept.add(token)
+            self._held.add(token)
+        self._kept[token] = _Kept(subject, data, headers, on_reply, time.monotonic())
         return token
 
-    def _resending(self, token: int, subject: str, data: bytes, headers: bytes, on_reply: OnReply) -> OnReply:
-        """Ask again while nobody listens: a stream whose servers vote has nobody, and nothing was stored by asking."""
-        loop, began = asyncio.get_running_loop(), time.monotonic()
+    def _on_answer(self, token: int, kept: _Kept, data: bytes, headers: Headers | None) -> None:
+        """Hand it over; or ask again, if nobody listens.
 
-        def answered(body: bytes, reply_headers: Headers | None) -> None:
-            nobody = not body and (reply_headers or {}).get(STATUS) == "503"
-            if not nobody or time.monotonic() - began > VOTE_SECONDS:
-                on_reply(body, reply_headers)
-                return
-            self._waiting[token] = answered
-            self._kept.add(token)
-            loop.call_later(RESEND_SECONDS, again)
+        A stream whose servers vote has nobody, and nothing was stored by asking.
+        """
+        nobody = headers is not None and not data and headers.get(STATUS) == "503"
+        if nobody and time.monotonic() - kept.began <= VOTE_SECONDS:
+            asyncio.get_running_loop().call_later(RESEND_SECONDS, self._again, token)
+            return
+        del self._kept[token]
+        kept.on_reply(data, headers)
 
-        def again() -> None:
-            if token not in self._waiting or token in self._held:
-                return
-            try:
-                self._send(token, subject, data, headers)
-            except TransportError:
-                self.forget(token)
-                on_reply(b"", None)
-
-        return answered
+    def _again(self, token: int) -> None:
+        kept = self._kept.get(token)
+        if kept is None or token in self._held:
+            return
+        try:
+            self._send(token, kept.subject, kept.data, kept.headers)
+        except TransportError:
+            self.forget(token)
+            kept.on_reply(b"", None)
 
     # Requests that are waited for.
 

@@ -53,6 +53,7 @@ class Storing:
         request: its envelope names the inbox.
         needless: whether the call is heard of, so that its job is stored.
         on_refused: told why it is not stored.
+        on_stored: told that it is; perhaps more than once.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Storing:
         request: Request,
         needless: Callable[[], bool],
         on_refused: Callable[[Fault], None],
+        on_stored: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._settings = settings
@@ -69,6 +71,7 @@ class Storing:
         self._headers = request.envelope.encode(stored=True)
         self._needless = needless
         self._on_refused = on_refused
+        self._on_stored = on_stored
         self._attempts = 0
         self._token = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -97,6 +100,8 @@ class Storing:
             parse_ack(self._request.subject, data)
         except TransportError as e:
             self._on_refused(fault_of(e))
+        else:
+            self._on_stored()
 
     def _late(self) -> None:
         self._bus.forget(self._token)

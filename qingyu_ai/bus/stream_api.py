@@ -40,7 +40,7 @@ class StreamApi:
         """See `transport.Bus.last`."""
         if newest:
             try:
-                found = await self._api(
+                found = await self.api(
                     f"STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode(), timeout
                 )
             except StoreRefused as e:
@@ -75,7 +75,7 @@ class StreamApi:
 
     async def drop(self, stream: str, subject: str, *, timeout: float) -> None:
         """See `transport.Bus.drop`."""
-        await self._api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
+        await self.api(f"STREAM.PURGE.{stream}", json.dumps({"filter": subject}).encode(), timeout)
 
     async def generation(self, stream: str) -> str:
         """See `transport.Bus.generation`."""
@@ -103,9 +103,15 @@ class StreamApi:
         return Backlog(max(0, jobs - claimed), claimed)
 
     async def _info(self, stream: str) -> dict[str, Any]:
-        return await self._api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)
+        return await self.api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)
 
-    async def _api(self, request: str, body: bytes, timeout: float) -> dict[str, Any]:
+    async def api(self, request: str, body: bytes, timeout: float) -> dict[str, Any]:
+        """Ask the management API.
+
+        Raises:
+            StoreRefused: it says no; with its error code.
+            ReplyTimeout, Disconnected: it says nothing.
+        """
         try:
             answer, _ = await self._ask(f"$JS.API.{request}", body, timeout=timeout)
         except NoResponders:

@@ -6,6 +6,7 @@ or a tool's name, which must match `TOOL_NAME`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 
@@ -32,6 +33,14 @@ OPEN = "ai.open"
 
 DEAD = "ai.dead"
 """`ai.dead.<kind>.<call>.<reopened>`: jobs that were put aside."""
+
+LEFT = "ai.left"
+"""`ai.left.<worker>`: a worker stops in good order; all bridges listen."""
+
+EVENTS = "ai.events.v1"
+"""`ai.events.v1.<kind>.<event>.<project>`: what happens, for other services (docs/events.md)."""
+
+NO_PROJECT = "none"
 
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 """What a tool may be called, so that its name can be a subject token."""
@@ -84,6 +93,30 @@ def held(call: str) -> str:
 def dead(kind: str, call: str, reopened: int) -> str:
     """The dead letter of a call: one for the call as it was first asked, and one for each time that it was reopened."""
     return f"{DEAD}.{kind}.{call}.{reopened}"
+
+
+def left(worker: str) -> str:
+    """Where a worker says that it stops."""
+    return f"{LEFT}.{worker}"
+
+
+@functools.lru_cache(maxsize=4096)
+def project_token(project: str) -> str:
+    """A project in a subject of events. SHA-256, which every language has, so that other teams can make it too.
+
+    Returns:
+        `none`, or the first 32 hexadecimal digits of the hash of the project id.
+    """
+    return hashlib.sha256(project.encode()).hexdigest()[:32] if project else NO_PROJECT
+
+
+def event(kind: str, name: str, project: str) -> str:
+    """Where an event is published.
+
+    Args:
+        project: the token of one, see `project_token`.
+    """
+    return f"{EVENTS}.{kind}.{name}.{project}"
 
 
 def credit(worker: str) -> str:

@@ -9,6 +9,7 @@
 | KV_ai_sessions | chat sessions | file |
 | KV_ai_tools | which tools there are, as long as their workers say so | memory |
 | AI_DEAD | jobs that were put aside | file |
+| AI_EVENTS | what happened, for other services | file |
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ CALLS = "KV_ai_calls"
 SESSIONS = "KV_ai_sessions"
 TOOLS = "KV_ai_tools"
 DEAD = "AI_DEAD"
+EVENTS = "AI_EVENTS"
 
 QUEUES: dict[str, Queue] = {
     "chat": Queue("AI_CHAT", "chat", f"{subjects.JOB}.chat.>"),
@@ -72,7 +74,7 @@ QUEUES: dict[str, Queue] = {
 """The work queue of each kind of worker that takes jobs. Consumers of one stream must not overlap."""
 
 
-WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, TOOLS, DEAD)
+WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, TOOLS, DEAD, EVENTS)
 """The streams that a bridge looks at once a second: how full they are, and whether they are still the same."""
 
 
@@ -104,6 +106,8 @@ class Plan:
     """When full: drop the oldest message; otherwise refuse the new one."""
     age_seconds: float = 0
     bytes: int = -1
+    batches: bool = False
+    """Several messages may be stored at once, with one acknowledgement."""
 
     def config(self, replicas: int) -> StreamConfig:
         """As JetStream takes it."""
@@ -120,6 +124,7 @@ class Plan:
             allow_direct=True,
             allow_rollup_hdrs=self.key_value,
             deny_delete=self.key_value,
+            allow_atomic=self.batches or None,
         )
 
 
@@ -159,6 +164,15 @@ def plans(bus: BusSettings) -> list[Plan]:
             bytes=bus.tool_bytes,
         ),
         Plan(DEAD, f"{subjects.DEAD}.>", age_seconds=bus.dead_letter_age_seconds, bytes=bus.dead_letter_bytes),
+        # Whoever subscribes must not be able to stop calls: it drops what is oldest, heard or not.
+        Plan(
+            EVENTS,
+            f"{subjects.EVENTS}.>",
+            evict=True,
+            age_seconds=bus.events_age_seconds,
+            bytes=bus.events_bytes,
+            batches=True,
+        ),
     ]
 
 

@@ -7,10 +7,11 @@ Work that takes time is started as a task by the handler's owner.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from . import headers as wire
 from .transport_errors import Conflict, StoreRefused
@@ -115,6 +116,10 @@ class Bus(Protocol):
     @property
     def waiting(self) -> int:
         """Requests without a reply yet."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was published and waits for the broker to take it."""
 
     def on_reconnect(self, hook: Hook) -> None:
         """Have something done after each new connection but the first."""
@@ -264,7 +269,7 @@ def parse_ack(subject: str, body: bytes) -> int:
     """
     if not body:
         raise StoreRefused(subject, 503, "no stream captures this subject")
-    ack = json.loads(body)
+    ack = msgspec.json.decode(body)  # one for each frame and event: json's own takes 6 µs
     error = ack.get("error")
     if error is None:
         return int(ack["seq"])

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from qingyu_ai import __version__
 from qingyu_ai.contract import bus_pb2
@@ -23,13 +23,11 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import subjects, topology
 from .discovery import Announcement, Counts, Endpoint, Identity
-from .errors import BusDown, Fault, Invalid, Overloaded, TooLarge
-from .handler import Call, FollowUp, Served, internal
-from .headers import Envelope
+from .handler import Call, FollowUp, Served
 from .jobs import Jobs
-from .speaker import MAX_CHUNK
+from .observing import NOBODY, Observer, Process
+from .rpcs import Rpcs
 from .transport import Bus, Headers, Hook, Subscription
-from .transport_errors import PayloadTooLarge, TransportError
 
 log = structlog.get_logger(__name__)
 
@@ -49,20 +47,28 @@ class Worker:
         settings: times and sizes of the protocol.
         slots: jobs that run at once, and as many rpc calls beside them.
         metadata: what the worker says of itself when asked who is there.
+        observer: told what happens.
     """
 
     def __init__(
-        self, bus: Bus, kind: str, settings: BusSettings, *, slots: int, metadata: dict[str, str] | None = None
+        self,
+        bus: Bus,
+        kind: str,
+        settings: BusSettings,
+        *,
+        slots: int,
+        metadata: dict[str, str] | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         self.bus = bus
         self.kind = kind
         self._settings = settings
         self._slots = slots
+        self._observer = observer
         self.token = secrets.token_hex(6)
         self._served: dict[str, Served] = {}
-        self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished)
-        self._rpcs: dict[str, asyncio.Task[None]] = {}
-        self._asked: set[asyncio.Task[None]] = set()
+        self.jobs = Jobs(bus, kind, self.token, settings, slots, self._find, self._finished, observer)
+        self.rpcs = Rpcs(bus, kind, slots, self._find, self._finished, observer)
         # Counted apart from jobs: a standing pull has asked for jobs already, up to its free slots, when an rpc call comes.
         self._interests: list[Subscription] = []
         self._opened: dict[str, Subscription] = {}
@@ -75,6 +81,7 @@ class Worker:
             {"kind": kind, "protocol": str(wire.PROTOCOL), **(metadata or {})},
         )
         self._announcement = Announcement(bus, self.identity)
+        self._process = Process(self.token, kind, __version__)
         self.draining = False
         self._ahead: list[Hook] = []
         self._beside: list[tuple[Hook, Hook]] = []
@@ -93,7 +100,7 @@ class Worker:
     @property
     def running(self) -> int:
         """Calls that run now."""
-        return len(self._asked) + len(self.jobs)
+        return len(self.rpcs) + len(self.jobs)
 
     def tell(self, name: str, fact: str) -> None:
         """Say something else of itself from now on to who asks who is there; HealthCheck shows `model` and `store`."""
@@ -135,7 +142,7 @@ class Worker:
         self._serve(route, handler, None, token)
         subject = f"{route.subject}.{token}"
         if subject not in self._opened:
-            self._opened[subject] = await self.bus.subscribe(subject, self._on_rpc, queue=self.kind)
+            self._opened[subject] = await self.bus.subscribe(subject, self.rpcs.on_request, queue=self.kind)
 
     async def close_rpc(self, route: Rpc[Any, Any], *, token: str) -> None:
         """Serve a row no more that `open_rpc` began. Calls that run go on."""
@@ -211,13 +218,14 @@ class Worker:
         for subject, served in self._served.items():
             if isinstance(served.route, Rpc):
                 interest = f"{subject}.*" if served.route.token and subject == served.route.subject else subject
-                self._interests.append(await self.bus.subscribe(interest, self._on_rpc, queue=self.kind))
+                self._interests.append(await self.bus.subscribe(interest, self.rpcs.on_request, queue=self.kind))
         self._clock = asyncio.get_running_loop().create_task(self._keep_time())
         if any(isinstance(served.route, Job | StreamJob) for served in self._served.values()):
             await self.jobs.start()
         for begin, _ in self._beside:
             await begin()
         await self._announcement.start()
+        self._observer.worker_up(self._process, self._slots)
         log.info("worker_started", worker=self.kind, id=self.token, slots=self._slots)
 
     async def drain(self, seconds: float) -> None:
@@ -227,7 +235,9 @@ class Worker:
             seconds: how long the running calls may take.
         """
         self.draining = True
+        self.rpcs.takes = False
         log.info("worker_drains", worker=self.kind, running=self.running, seconds=seconds)
+        self._observer.worker_draining(self._process, self.running)
         await self._announcement.stop()
         for _, end in reversed(self._beside):
             await end()
@@ -235,9 +245,9 @@ class Worker:
         control, rpcs = self._interests[:2], self._interests[2:]  # none of either, if it did not start
         for interest in (*rpcs, *self._opened.values()):
             await interest.stop()
-        if self.running:
-            await asyncio.wait(self._asked | self.jobs.tasks, timeout=seconds)
-        left = self._asked | self.jobs.tasks
+        if left := self._left:
+            await asyncio.wait(left, timeout=seconds)
+        left = self._left
         for task in left:
             task.cancel()
         if left:
@@ -247,7 +257,12 @@ class Worker:
             await interest.stop()
         if self._clock is not None:
             self._clock.cancel()
+        self._observer.worker_down(self._process, lost=False)
         log.info("worker_stopped", worker=self.kind, id=self.token)
+
+    @property
+    def _left(self) -> set[asyncio.Task[None]]:
+        return self.rpcs.tasks | self.jobs.tasks | self.jobs.answered
 
     async def _keep_time(self) -> None:
         while True:
@@ -262,82 +277,5 @@ class Worker:
 
     def _on_cancel(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         call = subject.rpartition(".")[2]
-        rpc = self._rpcs.get(call)
-        if rpc is not None:
-            rpc.cancel()
+        self.rpcs.cancel(call)
         self.jobs.cancel(call)
-
-    # Rpc.
-
-    def _on_rpc(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        served = self._find(subject)
-        if served is None or not reply:
-            return
-        if self.draining or len(self._asked) >= self._slots:
-            self._refuse(
-                reply,
-                Overloaded(f"This {self.kind} worker is busy", f"{self.kind} 服务繁忙", self._slots, retry_seconds=0.2),
-            )
-            return
-        try:
-            envelope = Envelope.from_headers(headers)
-        except Fault as e:
-            self._refuse(reply, e)
-            return
-        if envelope.deadline.passed:
-            log.info("rpc_expired", call=envelope.call, method=served.route.method)
-            return
-        task = asyncio.get_running_loop().create_task(self._run_rpc(served, envelope, reply, data))
-        self._asked.add(task)
-        task.add_done_callback(self._asked.discard)
-        self._rpcs[envelope.call] = task
-
-    async def _run_rpc(self, served: Served, envelope: Envelope, reply: str, data: bytes) -> None:
-        began = time.monotonic()
-        error = ""
-        try:
-            async with asyncio.timeout(envelope.deadline.remaining):
-                answer = await self._answer(served, envelope, data)
-            self.bus.publish(reply, answer)
-        except TimeoutError:
-            error = "deadline exceeded"  # the caller knows by its own clock
-        except PayloadTooLarge as e:
-            self._refuse(reply, TooLarge("The answer", "回答", e.size, MAX_CHUNK))
-            error = "answer too large"
-        except TransportError as e:
-            log.warning("rpc_answer_lost", call=envelope.call, error=str(e))
-            error = str(e)
-        except Fault as e:
-            self._refuse(reply, e)
-            error = e.message
-        finally:
-            self._rpcs.pop(envelope.call, None)
-            seconds = time.monotonic() - began
-            served.counts.add(seconds, error)
-            self._finished(served.route.method, seconds)
-
-    async def _answer(self, served: Served, envelope: Envelope, data: bytes) -> bytes:
-        try:
-            request = served.route.request.FromString(data)
-        except DecodeError:
-            raise Invalid(("request", f"is no {served.route.request.DESCRIPTOR.full_name}")) from None
-        try:
-            answer: Message = await served.handler(Call.of(envelope), request)
-        except Fault:
-            raise
-        except TransportError as e:
-            raise BusDown.of(e) from None
-        except Exception:
-            raise internal("rpc_failed", call=envelope.call, method=served.route.method) from None
-        encoded = answer.SerializeToString()
-        if len(encoded) > MAX_CHUNK:
-            raise TooLarge("The answer", "回答", len(encoded), MAX_CHUNK)
-        return encoded
-
-    def _refuse(self, reply: str, fault: Fault) -> None:
-        sentence = " ".join(fault.message.split())[:256]  # a header is one line
-        block = wire.encode({wire.ERROR: sentence, wire.ERROR_CODE: str(int(fault.code))})
-        try:
-            self.bus.publish(reply, fault.status, headers=block)
-        except TransportError as e:
-            log.warning("rpc_answer_lost", error=str(e))

@@ -14,6 +14,7 @@ from qingyu_ai.settings import SettingsError, load
 
 from . import cluster as cluster_command
 from . import demo as demo_command
+from . import events as events_command
 from . import up as up_command
 from .console import Terminal, complain
 from .nats_server import NotInstalled
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(events_command.app, name="events")
 
 
 @app.command()
@@ -35,7 +37,7 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the broker's everyday lines too.")] = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
-    _exit_with(lambda: up_command.run(load(), verbose=verbose))
+    exit_with(lambda: up_command.run(load(), verbose=verbose))
 
 
 @app.command()
@@ -43,13 +45,13 @@ def cluster(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the servers' everyday lines too.")] = False,
 ) -> None:
     """Run three NATS servers as one cluster on this machine until Ctrl-C."""
-    _exit_with(lambda: cluster_command.run(load(), verbose=verbose))
+    exit_with(lambda: cluster_command.run(load(), verbose=verbose))
 
 
 @app.command()
 def demo() -> None:
     """Start the system on free ports, take the tour through it, and stop it again."""
-    _exit_with(demo_command.run)
+    exit_with(demo_command.run)
 
 
 @app.command()
@@ -59,7 +61,8 @@ def version() -> None:
     Terminal().print(f"qingyu-ai {_version('qingyu-ai')} (Python {platform.python_version()}, nats-server {broker})")
 
 
-def _exit_with(command: Callable[[], Coroutine[None, None, int]]) -> None:
+def exit_with(command: Callable[[], Coroutine[None, None, int]]) -> None:
+    """Run a command and exit with its status."""
     try:
         status = asyncio.run(command())
     except (SettingsError, Refused, NotInstalled) as e:

@@ -271,6 +271,43 @@ class Record(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Decision(_message.Message):
+        """Decision is an end that the call had before it was tried again."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REVISION_FIELD_NUMBER: _builtins.int
+        AT_MS_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        END_FIELD_NUMBER: _builtins.int
+        CLAIMS_FIELD_NUMBER: _builtins.int
+        DEATHS_FIELD_NUMBER: _builtins.int
+        revision: _builtins.int
+        """The revision of the record that held it."""
+        at_ms: _builtins.int
+        epoch: _builtins.int
+        claims: _builtins.int
+        """Claims that the call had had by then, and workers that were lost over it."""
+        deaths: _builtins.int
+        @_builtins.property
+        def end(self) -> Global___End: ...
+        def __init__(
+            self,
+            *,
+            revision: _builtins.int = ...,
+            at_ms: _builtins.int = ...,
+            epoch: _builtins.int = ...,
+            end: Global___End | None = ...,
+            claims: _builtins.int = ...,
+            deaths: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "end", b"end", "epoch", b"epoch", "revision", b"revision"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATE_FIELD_NUMBER: _builtins.int
     JOB_SEQ_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
@@ -291,6 +328,7 @@ class Record(_message.Message):
     SAID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
     state: Global___Record.State.ValueType
     job_seq: _builtins.int
     """The job message that was claimed, and which delivery of it."""
@@ -337,6 +375,10 @@ class Record(_message.Message):
     def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Claim]:
         """The first claim and the latest ones, the newest last."""
 
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Decision]:
+        """Decisions that were reopened, the newest last: their events may not have been published yet."""
+
     def __init__(
         self,
         *,
@@ -360,10 +402,11 @@ class Record(_message.Message):
         said: _builtins.int = ...,
         epoch: _builtins.int = ...,
         owner: _builtins.bytes = ...,
+        earlier: _abc.Iterable[Global___Record.Decision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "end", b"end", "epoch", b"epoch", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "owner", b"owner", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "at_ms", b"at_ms", "claims", b"claims", "deaths", b"deaths", "delivery", b"delivery", "digest", b"digest", "earlier", b"earlier", "end", b"end", "epoch", b"epoch", "follow_up", b"follow_up", "given_back", b"given_back", "inbox", b"inbox", "job_seq", b"job_seq", "log", b"log", "owner", b"owner", "queue", b"queue", "reopened", b"reopened", "reopenings", b"reopenings", "restarted", b"restarted", "said", b"said", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -91,6 +91,11 @@ class Bus(Section):
     record_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     dead_letter_age_seconds: Seconds = 30 * 24 * 3600.0
     dead_letter_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    events_age_seconds: Seconds = 7 * 24 * 3600.0
+    events_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    """About 1.6 million events. When it is full the oldest go, whether everybody has heard them or not."""
+    events_per_second: Annotated[int, Field(ge=0)] = 2000
+    """Events of one process that may be shed. What is beyond it is counted and dropped; 0: none is sent."""
     session_age_seconds: Seconds = 7 * 24 * 3600.0
     session_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     tool_lease_seconds: Seconds = 10.0
@@ -103,31 +108,6 @@ class Bus(Section):
     """For a call whose caller set no deadline."""
     longest_deadline_seconds: Seconds = 900.0
     """A longer deadline is cut to this one; it must stay below the log's age."""
-
-
-class Bridge(Section):
-    """The gRPC edge."""
-
-    host: str = "127.0.0.1"
-    port: Port = 50051
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Port = 9464
-    expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
-    """Kinds of worker without which HealthCheck says `unhealthy`. A deployment that runs fewer kinds names those."""
-    max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
-    max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
-    max_calls: Annotated[int, Field(ge=1)] = 4000
-    """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
-    max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
-    """Documents of one BatchIndex that are on their way at once."""
-    longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
-    """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
-    connection_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """How old a caller's connection gets until it is asked to make a new one, give or take a tenth; its calls end in peace. So
-    callers of many bridges find one that was added. 0: any age."""
-    drain_seconds: Seconds = 30.0
 
 
 class Worker(Section):
@@ -212,6 +192,11 @@ class Tool(Worker):
     """What one call may use, besides the interpreter."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)
     """MCP servers whose tools this worker offers, by a short name: tool `read` of `files` is offered as `files_read`."""
+    caller_keys_file: FilePath | None = None
+    """Verifies that calls of tools with `requires_auth` are their users': the public keys of all who may sign such calls, PEM
+    (Ed25519). None: such tools run for nobody."""
+    mcp_signing_key_file: FilePath | None = None
+    """Signs such calls for `python -m services.tool.mcp`: a private key, PEM (Ed25519)."""
     mcp_user: str = ""
     """As whom `python -m services.tool.mcp` calls tools; empty: as nobody."""
 
@@ -230,3 +215,5 @@ class Agent(Worker):
     metrics_port: Port = 9664
     agents_dir: Path | None = None
     """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""
+    signing_key_file: FilePath | None = None
+    """Signs calls of tools with `requires_auth`: a private key, PEM (Ed25519). None: agents cannot call such tools."""

@@ -27,17 +27,22 @@ def chunk_of(event: Event, elapsed_ms: int) -> ai.AgentStreamChunk:
     Args:
         elapsed_ms: since the work began, without the time between two workers.
     """
-    elapsed = {"elapsed_ms": str(elapsed_ms)}
+    chunk = _chunk_of(event)
+    chunk.metadata["elapsed_ms"] = str(elapsed_ms)
+    return chunk
+
+
+def _chunk_of(event: Event) -> ai.AgentStreamChunk:
     match event:
         case Said(text):
-            return ai.AgentStreamChunk(delta=text, chunk_type=TEXT, metadata=elapsed)
+            return ai.AgentStreamChunk(delta=text, chunk_type=TEXT)
         case Thought(text):
-            return ai.AgentStreamChunk(delta=text, chunk_type=REASONING, metadata=elapsed)
+            return ai.AgentStreamChunk(delta=text, chunk_type=REASONING)
         case Started(asked, spent):
             about = _about(asked) | {"parameters": asked.arguments}
             if asked.broken:
                 about["broken"] = asked.broken
-            return ai.AgentStreamChunk(chunk_type=TOOL_START, metadata=about | _spent(spent) | elapsed)
+            return ai.AgentStreamChunk(chunk_type=TOOL_START, metadata=about | _spent(spent))
         case Ended(called, spent):
             about = _about(called.asked) | {
                 "result": called.result,
@@ -47,9 +52,9 @@ def chunk_of(event: Event, elapsed_ms: int) -> ai.AgentStreamChunk:
             }
             if called.message:
                 about["error"] = called.message
-            return ai.AgentStreamChunk(chunk_type=TOOL_END, metadata=about | _spent(spent) | elapsed)
+            return ai.AgentStreamChunk(chunk_type=TOOL_END, metadata=about | _spent(spent))
         case Outcome():
-            return ai.AgentStreamChunk(chunk_type=TEXT, is_final=True, metadata=_outcome(event) | elapsed)
+            return ai.AgentStreamChunk(chunk_type=TEXT, is_final=True, metadata=_outcome(event))
 
 
 def _about(asked: Asked) -> dict[str, str]:
@@ -57,7 +62,8 @@ def _about(asked: Asked) -> dict[str, str]:
 
 
 def _spent(spent: Spent) -> dict[str, str]:
-    return {
+    thought = spent.usage.reasoning_tokens
+    return ({"tokens_reasoning": str(thought)} if thought else {}) | {
         "tokens_used": str(spent.usage.prompt_tokens + spent.usage.completion_tokens),
         "tokens_prompt": str(spent.usage.prompt_tokens),
         "tokens_completion": str(spent.usage.completion_tokens),
@@ -169,7 +175,10 @@ def _own(text: str) -> str:
 
 def _read_spent(facts: Mapping[str, str]) -> Spent:
     usage = Usage(
-        int(facts["tokens_prompt"]), int(facts["tokens_completion"]), estimated=facts["tokens_estimated"] == "true"
+        int(facts["tokens_prompt"]),
+        int(facts["tokens_completion"]),
+        estimated=facts["tokens_estimated"] == "true",
+        reasoning_tokens=int(facts.get("tokens_reasoning", "0")),
     )
     return Spent(usage, int(facts["retry_count"]))
 

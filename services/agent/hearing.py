@@ -84,12 +84,14 @@ async def hear(model: Model, heard: Heard, new_gate: NewGate | None, deadline: D
 class Limit:
     """A deadline for many waits, with one timer: `asyncio.timeout` around each delta costs as much as all the rest of the loop.
 
-    Nothing but `next` is interrupted: between two of them the deadline is only noted.
+    Nothing but `next` is interrupted: between two of them the deadline is only noted. It is for the task that makes it: to ask at
+    each delta which task this is costs more than all else here.
     """
 
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
-        self._waiting: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._waiting = False
         self._cancelling = 0
         self._interrupted = self._over = False
         left = min(max(0.0, deadline.remaining), LONGEST_TIMER)
@@ -101,9 +103,9 @@ class Limit:
 
     def _on_time(self) -> None:
         self._over = True  # a timer may be early by less than a millisecond
-        if self._waiting is not None:
+        if self._waiting and self._task is not None:
             self._interrupted = True
-            self._waiting.cancel()
+            self._task.cancel()
 
     async def next(self, stream: AsyncGenerator[Delta, None]) -> Delta | None:
         """Wait for a delta; None: there are no more.
@@ -113,9 +115,10 @@ class Limit:
         """
         if self._over or self._deadline.passed:  # a model that never waits is never interrupted
             raise OutOfTime
-        task = self._waiting = asyncio.current_task()
+        task = self._task
         assert task is not None
         self._cancelling = task.cancelling()
+        self._waiting = True
         try:
             return await anext(stream, None)
         except asyncio.CancelledError:
@@ -123,7 +126,7 @@ class Limit:
                 raise OutOfTime from None
             raise
         finally:
-            self._waiting = None
+            self._waiting = False
 
 
 def prompt_tokens(prompt: Prompt) -> int:

@@ -13,7 +13,7 @@ from qingyu_ai.routes import AGENT_TYPES
 from services.llm.offer import Offer
 
 from .chunks import Before, chunk_of, read_before
-from .events import Called, Outcome
+from .events import Called, Ended, Outcome
 from .library import Library
 from .loop import Run
 from .prompting import plan
@@ -70,6 +70,8 @@ class AgentService:
             async for event in events:
                 if isinstance(event, Outcome):
                     trail(call, event)
+                elif isinstance(event, Ended):
+                    call.on_tool(event.called.asked.name, event.called.duration_ms / 1000, event.called.code)
                 yield chunk_of(event, run.elapsed_ms)
 
 
@@ -80,7 +82,9 @@ def trail(call: Call, outcome: Outcome) -> None:
     call.trailers["x-finish-reason"] = outcome.finish
     call.trailers["x-usage-prompt"] = str(usage.prompt_tokens)
     call.trailers["x-usage-completion"] = str(usage.completion_tokens)
+    call.trailers["x-usage-reasoning"] = str(usage.reasoning_tokens)
     call.trailers["x-usage-estimated"] = "true" if usage.estimated else "false"
+    call.trailers["x-agent-status"] = outcome.status
 
 
 def response(call: Call, said: Before, *, reasoning: bool) -> ai.AgentResponse:

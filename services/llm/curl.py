@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pycurl
 
+from .coalescing import Readable
 from .transfer import Failure, Transfer, TransferError
 
 BUFFER_BYTES: Final = 64 * 1024
@@ -60,6 +61,7 @@ class Curls:
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
         self._transfers: dict[pycurl.Curl, Transfer] = {}
         self._watched: dict[int, int] = {}
+        self._readable = Readable(self._loop, partial(self._act, events=pycurl.CSELECT_IN))
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._spare: list[pycurl.Curl] = []
@@ -90,7 +92,7 @@ class Curls:
         Redirects are not followed: they would carry a key away.
         """
         handle = self._spare.pop() if self._spare else pycurl.Curl()
-        transfer = Transfer(partial(self._resume, handle), partial(self._drop, handle))
+        transfer = Transfer(self._loop, partial(self._resume, handle), partial(self._drop, handle))
         options: list[tuple[int, Any]] = [
             (pycurl.URL, url),
             (pycurl.NOSIGNAL, 1),
@@ -145,13 +147,14 @@ class Curls:
         self._multi.close()
         for fd in list(self._watched):
             self._unwatch(fd)
+        self._readable.close()
 
     # What libcurl asks of the loop.
 
     def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: object) -> None:
         self._unwatch(fd)
         if what in (pycurl.POLL_IN, pycurl.POLL_INOUT):
-            self._loop.add_reader(fd, self._act, fd, pycurl.CSELECT_IN)
+            self._readable.add(fd)
         if what in (pycurl.POLL_OUT, pycurl.POLL_INOUT):
             self._loop.add_writer(fd, self._act, fd, pycurl.CSELECT_OUT)
         if what != pycurl.POLL_REMOVE:
@@ -160,7 +163,7 @@ class Curls:
     def _unwatch(self, fd: int) -> None:
         what = self._watched.pop(fd, None)
         if what in (pycurl.POLL_IN, pycurl.POLL_INOUT):
-            self._loop.remove_reader(fd)
+            self._readable.remove(fd)
         if what in (pycurl.POLL_OUT, pycurl.POLL_INOUT):
             self._loop.remove_writer(fd)
 

@@ -56,7 +56,7 @@ class Stopped(Exception):
         self.last = last
 
 
-async def guarded(
+def guarded(
     deltas: AsyncGenerator[Delta, None], prompt: Prompt, new_gate: NewGate | None
 ) -> AsyncGenerator[Delta, None]:
     """Let a stream pass a gate. A stopped stream ends with the finish `content_filter`, and its model is closed.
@@ -66,11 +66,13 @@ async def guarded(
         prompt: what it was asked, to estimate what a stopped answer cost.
         new_gate: makes a gate for each text; None: everything passes.
     """
+    return deltas if new_gate is None else _guarded(deltas, prompt, new_gate)
+
+
+async def _guarded(
+    deltas: AsyncGenerator[Delta, None], prompt: Prompt, new_gate: NewGate
+) -> AsyncGenerator[Delta, None]:
     async with aclosing(deltas):
-        if new_gate is None:
-            async for delta in deltas:
-                yield delta
-            return
         text, thought = new_gate(), new_gate()
         heard: list[str] = []
         usage: Usage | None = None

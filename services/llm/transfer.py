@@ -43,11 +43,13 @@ class Transfer:
     """One request and its answer. `close` ends it at any time; the socket of an unfinished one is closed with it.
 
     Args:
+        loop: on which it is read.
         resume: has a paused body go on.
         drop: ends the transfer, if it has not ended.
     """
 
-    def __init__(self, resume: Callable[[], None], drop: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, resume: Callable[[], None], drop: Callable[[], None]) -> None:
+        self._loop = loop
         self._resume = resume
         self._drop = drop
         self._closed = False
@@ -119,26 +121,25 @@ class Transfer:
             self._drop()
 
     async def _wait(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
         self._until = until
         if self._alarm is None or self._alarm.when() > until + TICK:
-            self._set_alarm(loop)
-        self._waiter = loop.create_future()
+            self._set_alarm()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
 
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_alarm(self) -> None:
         """One timer for many reads: it is moved when it goes off too early, not at each token."""
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = loop.call_at(loop.time() + max(0.0, self._until - time.monotonic()), self._ring, loop)
+        self._alarm = self._loop.call_later(max(0.0, self._until - time.monotonic()), self._ring)
 
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _ring(self) -> None:
         self._alarm = None
         if self._until > time.monotonic() + TICK:
-            self._set_alarm(loop)
+            self._set_alarm()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TimeoutError())
 

@@ -136,7 +136,7 @@ class Finder:
         """The query is embedded before the view is opened, which holds a connection; if the user was switched to another model
         meanwhile, it is done again."""
         for _ in range(SWITCHES):
-            standing = await self._store.standing(user, query.scope.project_id, deadline)
+            standing = await self._store.standing(user, query.scope.project_id, deadline, query.scope.projects)
             if standing.serving is None:
                 return None
             embedder = self._embedders.get(standing.serving)

@@ -34,11 +34,13 @@ class Scope:
     project_id: str = ""
     content_types: Sequence[str] = ()
     filters: Mapping[str, str] = field(default_factory=dict)
+    projects: Sequence[str] | None = None
+    """The only ones that are open to the caller, whatever is asked for; None: all."""
 
     @property
     def everything(self) -> bool:
         """Whether nothing is left out."""
-        return not (self.project_id or self.content_types or self.filters)
+        return not (self.project_id or self.content_types or self.filters) and self.projects is None
 
     def check(self, own: Rag) -> None:
         """Refuse what can be in no document.
@@ -56,6 +58,7 @@ class Scope:
         """The condition on `d`, a row of `rag.documents`. It holds no text of the caller, only names of parameters."""
         parts = ["d.user_id = %(user)s"]
         parts += ["d.project_id = %(project)s"] if self.project_id else []
+        parts += ["d.project_id = ANY(%(projects)s)"] if self.projects is not None else []
         parts += ["d.content_type = ANY(%(kinds)s)"] if self.content_types else []
         parts += ["d.metadata @> %(filters)s"] if self.filters else []
         return " AND ".join(parts)
@@ -65,6 +68,7 @@ class Scope:
         """The parameters."""
         return {
             "project": self.project_id,
+            "projects": list(self.projects or ()),
             "kinds": list(self.content_types),
             "filters": Jsonb(dict(self.filters)),
         }

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from qingyu_ai.bus.errors import Denied
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.events import documents
 from qingyu_ai.settings import Rag
 
 from .embedding import Vectors
@@ -35,6 +37,7 @@ class RagService:
     Args:
         embedders: by `Model.key`: the one that everything is to have (`target`), and those that users' vectors may still be of.
         take_apart: another way than `taken_apart`.
+        on_stored: told of each user for whom something was stored or removed.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RagService:
         target: Model,
         own: Rag,
         take_apart: TakeApart | None = None,
+        on_stored: Callable[[str], None] = lambda user: None,
     ) -> None:
         self._store = store
         self.finder = finder
@@ -52,6 +56,7 @@ class RagService:
         self._target = target
         self._own = own
         self._take_apart = take_apart or taken_apart
+        self._on_stored = on_stored
 
     async def index(self, call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
         """Store a document."""
@@ -59,6 +64,8 @@ class RagService:
         metadata = dict(request.metadata)
         document = Document(request.document_id, project, request.content_type, metadata, names_of(metadata))
         self._store.check(document, request.content)
+        if call.projects is not None and project not in call.projects:
+            raise Denied  # before anything is spent on it
         standing = await self._store.standing(call.user, project, call.deadline)
         names = tuple(dict.fromkeys((*document.names, *standing.names)))[:MOST_NAMES]
         # A large text takes seconds to split; the loop must go on turning.
@@ -69,9 +76,11 @@ class RagService:
             for key in wanted
             if key in self._embedders
         }
+        note = documents.indexed(call, request.document_id, request.content_type, len(pieces))
         stored = await self._store.put(
-            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline
+            call.user, document, pieces, vectors, self._target, call.submitted, call.deadline, note, call.projects
         )
+        self._on_stored(call.user)
         message = "replaced by a newer version already" if stored.superseded else ""
         return rag.IndexResponse(
             document_id=request.document_id, success=True, message=message, chunks_count=stored.pieces
@@ -79,7 +88,11 @@ class RagService:
 
     async def delete(self, call: Call, request: rag.DeleteRequest) -> rag.DeleteResponse:
         """Remove a document."""
-        removed = await self._store.delete(call.user, request.document_id, call.submitted, call.deadline)
+        note = documents.deleted(call, request.document_id)
+        removed = await self._store.delete(
+            call.user, request.document_id, call.submitted, call.deadline, note, call.projects
+        )
+        self._on_stored(call.user)
         if removed.found or removed.superseded:
             return rag.DeleteResponse(success=True)
         return rag.DeleteResponse(
@@ -91,7 +104,10 @@ class RagService:
         began = time.monotonic()
         refuse(check_text("query", request.query, LONGEST_QUERY))
         options = request.options
-        scope = Scope(request.project_id or call.project, tuple(request.content_types), dict(options.filters))
+        project = request.project_id or call.project
+        if project and call.projects is not None and project not in call.projects:
+            raise Denied
+        scope = Scope(project, tuple(request.content_types), dict(options.filters), call.projects)
         query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score)
         found = await self.finder.find(call.user, query, call.deadline)
         return rag.SearchResponse(

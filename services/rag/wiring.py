@@ -18,6 +18,7 @@ from .reembedding import Reembedding
 from .searching import Reader
 from .service import RagService
 from .store import Store
+from .telling import Teller
 
 
 class Models:
@@ -66,11 +67,13 @@ class Wired:
     service: RagService
     store: Store
     reembedding: Reembedding
+    teller: Teller
 
 
 def wire(database: Database, models: Models, own: Rag) -> Wired:
     """Make the service."""
     store = Store(database, own)
     finder = Finder(store, Reader(database, own), models.by_key, own, models.reranker)
-    service = RagService(store, finder, models.by_key, models.target.model, own)
-    return Wired(service, store, Reembedding(database, store, models.target))
+    teller = Teller(database)
+    service = RagService(store, finder, models.by_key, models.target.model, own, on_stored=teller.stored)
+    return Wired(service, store, Reembedding(database, store, models.target), teller)

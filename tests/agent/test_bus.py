@@ -16,10 +16,15 @@ from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import Fault, Overloaded
 from qingyu_ai.bus.handler import Call
+from qingyu_ai.bus.observing import NOBODY, Observer
+from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import tool_pb2 as pb
+from qingyu_ai.contract.messages.qingyu.ai.events import v1
+from qingyu_ai.events import BEGINNING, Data, subscribe
+from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.settings import Bridge as BridgeSettings
 from services.agent.service import AgentService
 from services.agent.toolbox import BusToolbox
@@ -53,10 +58,12 @@ class Parts:
         self._stack.push_async_callback(bus.close)
         return bus
 
-    async def agent(self, model: Model, slots: int = 64) -> Worker:
+    async def agent(
+        self, model: Model, slots: int = 64, observe: Callable[[Bus], Observer] = lambda bus: NOBODY
+    ) -> Worker:
         """An agent worker, wired as `python -m services.agent` does it."""
         bus = await self._bus("agent")
-        worker = Worker(bus, "agent", self.bridge.settings.bus, slots=slots)
+        worker = Worker(bus, "agent", self.bridge.settings.bus, slots=slots, observer=observe(bus))
         registry = Registry(bus, self.bridge.settings.bus.tool_lease_seconds)
         service = AgentService(Offer({model.name: model}, model.name), LIBRARY, BusToolbox(registry, Asker(bus)))
         worker.job(routes.EXECUTE_AGENT, service.execute, notes=ai.AgentStreamChunk)
@@ -124,6 +131,34 @@ async def test_the_offline_model_calls_two_tools_over_the_bus_and_writes_from_wh
     assert [c.tool_name for c in answer.tool_calls] == ["text_statistics", "repeated_phrases"]
     trailing = dict(await call.trailing_metadata())
     assert (trailing["x-model"], trailing["x-usage-estimated"]) == ("offline", "true")
+
+
+async def test_tools_and_the_end_of_an_agent_are_told_to_other_services(parts: Parts) -> None:
+    settings = parts.bridge.settings
+    await parts.tools(counts, listing("text_statistics"), listing("repeated_phrases"))
+    await parts.agent(OfflineModel(0, 0), observe=lambda bus: Publisher(bus, settings.bus))
+    asked = request(context={"前文": PASSAGE}, tools=["text_statistics", "repeated_phrases"])
+    chunks = await parts.stream(asked)
+    found: dict[str, list[Data | bytes]] = {}
+    async with asyncio.timeout(20):
+        async with subscribe(settings.nats.servers, since=BEGINNING, service="agent") as events:
+            async for event in events:
+                found.setdefault(event.name, []).append(event.data)
+                if event.name == "completed":
+                    break
+    tools = [told for told in found["tool_called"] if isinstance(told, v1.ToolCalled)]
+    assert sorted(told.tool for told in tools) == ["repeated_phrases", "text_statistics"]
+    assert [told.code for told in tools] == [0, 0]
+    [completed] = found["completed"]
+    assert isinstance(completed, v1.CallCompleted)
+    assert completed.call is not None
+    assert completed.usage is not None
+    assert (completed.call.target, completed.agent_status) == ("creative", "completed")
+    final = chunks[-1].metadata
+    used = (completed.usage.prompt_tokens, completed.usage.completion_tokens)
+    assert used == (int(final["tokens_prompt"]), int(final["tokens_completion"]))
+    assert (completed.usage.model, completed.usage.estimated) == ("offline", True)
+    assert len(found["first_token"]) == 1
 
 
 async def test_a_stream_is_read_again_from_any_chunk(parts: Parts) -> None:

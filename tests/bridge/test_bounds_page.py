@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from qingyu_ai.bus import topology
-from qingyu_ai.process import observe
+from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.process import observe, watch_events
 from qingyu_ai.settings import Bridge as BridgeSettings
 from qingyu_ai.settings import Bus, Chat, ChatModel, Rag
 from services.llm.meters import Meters
@@ -38,6 +39,7 @@ async def test_metrics_are_there(bridge: Bridge) -> None:
     mine = CollectorRegistry()
     observe(await bridge.worker(), mine)
     Meters(mine)
+    watch_events(Publisher(bridge.bus, bridge.settings.bus), mine)
     there = {metric.name for registry in (bridge.registry, mine) for metric in registry.collect()}
     assert named - there == set()
 

@@ -16,6 +16,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.discovery import Presence
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.observing import NOBODY, Observer
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.bus.worker import Worker
@@ -41,6 +42,7 @@ class System:
     presence: Presence
     workers: list[Worker] = field(default_factory=list)
     buses: list[Bus] = field(default_factory=list)
+    observe: Callable[[Bus], Observer] = lambda bus: NOBODY
 
     async def worker(
         self,
@@ -55,7 +57,7 @@ class System:
     ) -> Worker:
         """Start a worker and wait until the caller sees it."""
         bus = await self.connect()
-        worker = Worker(bus, kind, self.settings, slots=slots)
+        worker = Worker(bus, kind, self.settings, slots=slots, observer=self.observe(bus))
         if search is not None:
             worker.rpc(routes.SEARCH, search)
         if chat is not None:
@@ -124,14 +126,17 @@ async def read(reading: Reading) -> str:
     return "".join(c.delta for c in chunks)
 
 
-async def open_system(connect: Connect, settings: BusSettings) -> System:
+async def open_system(
+    connect: Connect, settings: BusSettings, observe: Callable[[Bus], Observer] = lambda bus: NOBODY
+) -> System:
     """Start the asking side."""
     bus = await connect()
-    presence = Presence(bus, f"{bus.inbox}.srv.presence")  # type: ignore[attr-defined]
-    caller = Caller(bus, settings, presence)
+    observer = observe(bus)
+    presence = Presence(bus, f"{bus.inbox}.srv.presence", observer)  # type: ignore[attr-defined]
+    caller = Caller(bus, settings, presence, observer)
     await presence.start()
     await caller.start()
-    return System(connect, settings, caller, presence)
+    return System(connect, settings, caller, presence, observe=observe)
 
 
 async def close_system(system: System) -> None:

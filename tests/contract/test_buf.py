@@ -2,7 +2,7 @@
 
 `released/` holds the project's own .proto files as they were last released: the other side of the comparison. A branch
 name would do as well on one machine, but a shallow clone has no other branch, and a comparison with the parent commit
-forgets what was released before it. At a release, copy the files over (`cp proto/bus.proto tests/contract/released/`).
+forgets what was released before it. At a release, copy the files over (`cp proto/{bus,events}.proto tests/contract/released/`).
 The contract has no copy there: test_descriptors.py allows no change at all.
 """
 
@@ -59,6 +59,14 @@ def test_an_added_field_breaks_nobody(buf: Buf, copy: Path) -> None:
     spoil(copy / "bus.proto", "string worker = 4;", "string worker = 4;\n  bool added = 99;")
     run = buf("breaking", copy, "--against", RELEASED)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_events_are_held_to_what_was_released(buf: Buf, copy: Path) -> None:
+    """Other teams have code made from them."""
+    spoil(copy / "events.proto", "int64 completion_tokens = 3;", "int64 completion_tokens = 9;")
+    run = buf("breaking", copy, "--against", RELEASED)
+    assert run.returncode != 0
+    assert "events.proto" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,17 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from qingyu_ai.contract import ai_agent_pb2, bus_pb2, common_pb2, rag_pb2, tool_pb2
+from qingyu_ai.contract import ai_agent_pb2, bus_pb2, common_pb2, events_pb2, rag_pb2, tool_pb2
 from qingyu_ai.contract.messages.message_pool import default_message_pool
 from qingyu_ai.contract.messages.qingyu.ai import agent, common, rag, tool
 from qingyu_ai.contract.messages.qingyu.ai.bus import v1 as bus
+from qingyu_ai.contract.messages.qingyu.ai.events import v1 as events
 
 Plain = Mapping[str, Any]
 """A message as field names and values; a message inside it is a Plain again. A field that is not there is not set."""
 
-PROTOBUF = (common_pb2, ai_agent_pb2, rag_pb2, tool_pb2, bus_pb2)
-BETTERPROTO2 = (common, agent, rag, tool, bus)
+PROTOBUF = (common_pb2, ai_agent_pb2, rag_pb2, tool_pb2, bus_pb2, events_pb2)
+BETTERPROTO2 = (common, agent, rag, tool, bus, events)
 
 SCALARS: Mapping[int, SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_STRING: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),

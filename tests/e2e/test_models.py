@@ -106,6 +106,7 @@ def test_model_speaks_and_the_answer_says_which_and_what_it_cost(novel: Novel) -
         "x-finish-reason": "stop",
         "x-usage-prompt": "12",
         "x-usage-completion": "34",
+        "x-usage-reasoning": "0",
         "x-usage-estimated": "false",
     }
     [seen] = novel.upstream.seen()

@@ -83,7 +83,7 @@ def expiry() -> None:
 def resend() -> None:
     """A frame that was not acknowledged is not sent again, neither by the claim nor by the connection."""
     publish = Speaker._publish
-    Requests._resending = lambda self, token, subject, data, headers, on_reply: on_reply  # type: ignore[method-assign]
+    Requests._again = lambda self, token: None  # type: ignore[method-assign]
 
     def publish_once(self: Speaker) -> None:
         if not self._flight_tokens:

@@ -142,6 +142,7 @@ class Server(uvicorn.Server):
                 log_level="error",  # what clients do wrong is answered, not logged
                 access_log=False,
                 server_header=False,
+                headers=[("X-Content-Type-Options", "nosniff")],
                 limit_concurrency=settings.max_connections,
                 timeout_keep_alive=75,  # beyond nginx's own minute, so that it is nginx who hangs up
                 timeout_graceful_shutdown=int(settings.drain_seconds),

@@ -16,6 +16,7 @@ __all__ = (
     "Frame",
     "Record",
     "RecordClaim",
+    "RecordDecision",
     "RecordState",
 )
 
@@ -401,6 +402,11 @@ class Record(betterproto2.Message):
     before.
     """
 
+    earlier: "list[RecordDecision]" = betterproto2.field(21, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Decisions that were reopened, the newest last: their events may not have been published yet.
+    """
+
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record", Record)
 
@@ -431,3 +437,39 @@ class RecordClaim(betterproto2.Message):
 
 
 default_message_pool.register_message("qingyu.ai.bus.v1", "Record.Claim", RecordClaim)
+
+
+@dataclass(eq=False, repr=False, config={"extra": "forbid"})
+class RecordDecision(betterproto2.Message):
+    """
+    Decision is an end that the call had before it was tried again.
+    """
+
+    revision: "typing.Annotated[int, pydantic.Field(ge=0, le=2**64 - 1)]" = betterproto2.field(
+        1, betterproto2.TYPE_UINT64
+    )
+    """
+    The revision of the record that held it.
+    """
+
+    at_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
+        2, betterproto2.TYPE_INT64
+    )
+
+    epoch: "typing.Annotated[int, pydantic.Field(ge=0, le=2**64 - 1)]" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    end: "End | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+
+    claims: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        5, betterproto2.TYPE_UINT32
+    )
+    """
+    Claims that the call had had by then, and workers that were lost over it.
+    """
+
+    deaths: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
+        6, betterproto2.TYPE_UINT32
+    )
+
+
+default_message_pool.register_message("qingyu.ai.bus.v1", "Record.Decision", RecordDecision)

@@ -1,0 +1,289 @@
+"""Subscribing: `async for event in subscribe(servers)`. An event is acknowledged when the loop comes back for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from itertools import product
+from types import TracebackType
+from typing import cast
+
+import structlog
+
+from qingyu_ai.bus import consumers, subjects, topology
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.consumers import Consumers, Start
+from qingyu_ai.bus.pull import NatsDelivery
+from qingyu_ai.bus.stream_api import StreamApi
+from qingyu_ai.bus.transport import Delivery, Puller, Queue
+from qingyu_ai.bus.transport_errors import StoreRefused, TransportError
+
+from .kinds import BY_NAME, CALL_SERVICES
+from .received import Event, read
+
+log = structlog.get_logger(__name__)
+
+NOW = consumers.NEW
+"""Begin with what happens from now on."""
+
+BEGINNING = consumers.ALL
+"""Begin with the oldest event that there is."""
+
+Since = Start | datetime | int
+"""Where to begin: NOW, BEGINNING, a time, or the sequence of an event in the stream."""
+
+ACK_WAIT_SECONDS = 30.0
+"""After which an event comes again whose subscriber is gone. One that is there says all the while that it is."""
+
+LOOK_SECONDS = 1.0
+
+HELD = 512
+"""Events that a subscriber holds at once."""
+
+DURABLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Unreachable(Exception):
+    """There are no events to be had where they were looked for. The message says why, in English and Chinese."""
+
+
+class Subscription:
+    """Events, as they come. One loop reads them; several processes that name one `durable` share them.
+
+    It connects when the loop begins, or with `async with`, and stays connected: what it misses meanwhile comes afterwards.
+    """
+
+    def __init__(
+        self, servers: Sequence[str], filters: Sequence[str], since: Start, durable: str, *, typed: bool, follow: bool
+    ) -> None:
+        self._servers = list(servers)
+        self._filters = list(filters)
+        self._since = since
+        self._durable = durable
+        self._typed = typed
+        self._left = math.inf
+        """Events until it ends."""
+        self._follow = follow
+        self._name = durable or f"reader-{secrets.token_hex(8)}"
+        self._bus: NatsBus | None = None
+        self._consumers: Consumers | None = None
+        self._puller: Puller | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._waiting: deque[NatsDelivery] = deque()
+        self._current: NatsDelivery | None = None
+        self._wake = asyncio.Event()
+        self._generation = ""
+        self._pending = 0
+        self._done = 0
+        """All up to here need not come again, if the consumer is lost: what the broker last said, or, of a subscription that
+        nobody shares, the last one that was handled."""
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._name}: {self.lag} behind, at {self._done}>"
+
+    @property
+    def lag(self) -> int:
+        """Events that have happened and were not handled yet. Known when an event comes, and looked up once a second."""
+        return self._pending + len(self._waiting) + (self._current is not None)
+
+    async def __aenter__(self) -> Subscription:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[Event]:
+        opened_here = self._bus is None
+        if opened_here:
+            await self._open()
+        try:
+            while self._left:
+                while not self._waiting:
+                    if self._closed:
+                        raise Unreachable(
+                            f"the connection to NATS is closed for good: {_shown(self._servers)}。连接已关闭"
+                        )
+                    self._wake.clear()
+                    await self._wake.wait()
+                one = self._current = self._waiting.popleft()
+                yield read(one.subject, one.data, one.headers, one.sequence, one.delivery, typed=self._typed)
+                one.ack()
+                self._current = None
+                self._left -= 1
+                if not self._durable:
+                    self._done = max(self._done, one.sequence)
+                assert self._puller is not None
+                self._puller.renew()
+        finally:
+            if opened_here:
+                await self.close()
+
+    async def _open(self) -> None:
+        try:
+            self._bus = bus = await NatsBus.open(self._servers, "events", on_closed=self._lost)
+        except TransportError as e:
+            raise Unreachable(f"{e}; is NATS running there? 无法连接消息总线") from None
+        self._consumers = Consumers(StreamApi(bus.ask), topology.EVENTS, ACK_WAIT_SECONDS)
+        try:
+            self._generation = await bus.generation(topology.EVENTS)
+            made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
+            self._done = int(made["ack_floor"]["stream_seq"])
+            if not self._follow:
+                self._left = made["num_pending"] + made["num_ack_pending"]
+            queue = Queue(topology.EVENTS, self._name, "")
+            self._puller = await bus.pull(queue, lambda: HELD - len(self._waiting), self._on_delivery)
+        except TransportError as e:
+            await self.close()
+            if isinstance(e, StoreRefused) and e.code == consumers.NO_STREAM:
+                raise Unreachable(
+                    f"there is no stream {topology.EVENTS} at {_shown(self._servers)}: start a bridge or a worker once. "
+                    "那里没有事件流，请先启动系统"
+                ) from None
+            raise Unreachable(f"the events cannot be read: {e}。无法读取事件") from None
+        self._watch = asyncio.get_running_loop().create_task(self._keep())
+
+    async def close(self) -> None:
+        """End it. What was not acknowledged comes again, to a subscription of the same `durable`."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._puller is not None:
+            await self._puller.stop()
+        for one in self._held:
+            one.nak()  # to whoever shares this subscription, or comes back to it
+        self._waiting.clear()
+        if self._bus is not None:
+            if not self._durable and self._consumers is not None and self._bus.connected:
+                with contextlib.suppress(TransportError):
+                    await self._consumers.drop(self._name)
+            await self._bus.close()
+
+    @property
+    def _held(self) -> list[NatsDelivery]:
+        return [*([self._current] if self._current is not None else []), *self._waiting]
+
+    def _lost(self) -> None:
+        self._closed = True
+        self._wake.set()
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        one = cast(NatsDelivery, delivery)  # of a NatsBus
+        if one.delivery > 1 and not self._wanted(one.subject):
+            one.ack()  # given to this durable before, when it had another filter
+            return
+        self._waiting.append(one)
+        self._pending = one.pending
+        self._wake.set()
+
+    def _wanted(self, subject: str) -> bool:
+        parts = subject.split(".")
+        return any(
+            all(wanted in ("*", ">", part) for wanted, part in zip(one.split("."), parts, strict=False))
+            for one in self._filters
+        )
+
+    async def _keep(self) -> None:
+        """Say that what is held is being worked at, and see that there is a consumer."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            rounds += 1
+            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0:
+                for one in self._held:
+                    one.in_progress()
+            try:
+                await self._look()
+            except TransportError as e:
+                log.debug("events_not_seen", error=str(e))
+
+    async def _look(self) -> None:
+        assert self._bus is not None
+        assert self._consumers is not None
+        found = await self._consumers.find(self._name)
+        if found is not None:
+            self._pending = int(found["num_pending"])
+            self._done = max(self._done, int(found["ack_floor"]["stream_seq"]))
+            return
+        # Its server was lost, or somebody has deleted it.
+        generation = await self._bus.generation(topology.EVENTS)
+        if generation != self._generation:
+            self._generation, self._done = generation, 0  # another stream: it counts anew
+        self._waiting.clear()
+        log.warning("events_consumer_made_anew", name=self._name, after=self._done)
+        start = consumers.from_sequence(self._done + 1)
+        await self._consumers.make(self._name, self._filters, start, durable=bool(self._durable))
+        if self._puller is not None:
+            self._puller.renew()
+
+
+def subscribe(
+    servers: str | Sequence[str],
+    *,
+    since: Since = NOW,
+    durable: str = "",
+    service: str | Iterable[str] = (),
+    event: str | Iterable[str] = (),
+    project: str | Iterable[str] = (),
+    typed: bool = True,
+    follow: bool = True,
+) -> Subscription:
+    """Subscribe to events.
+
+        async for event in subscribe("nats://127.0.0.1:4222", event="completed"):
+            print(event.id, event.data.usage)
+
+    Args:
+        servers: of NATS: one address, several with commas between, or a list.
+        since: where to begin. A durable subscription that is known goes on where it was instead.
+        durable: the name under which the broker remembers how far this subscription has come; empty: it does not.
+        service: only of these kinds of worker: chat, agent, rag, tool.
+        event: only these, as docs/events.md names them: completed, failed.
+        project: only of these projects, by their ids; `""` in a list: of none.
+        typed: False: `Event.data` is the encoded message, four times as fast.
+        follow: False: end with the last event that there is when it begins.
+
+    Raises:
+        ValueError: a name that there is not, or one that cannot be a consumer's.
+    """
+    addresses = servers.split(",") if isinstance(servers, str) else list(servers)
+    if durable and not DURABLE.fullmatch(durable):
+        raise ValueError(f"durable {durable!r} must be of the form {DURABLE.pattern}")
+    services, events = _named("service", service, CALL_SERVICES), _named("event", event, BY_NAME)
+    projects = [project] if isinstance(project, str) and project else list(project)
+    tokens = [subjects.project_token(one) for one in projects] or ["*"]
+    every = services == events == tokens == ["*"]
+    filters = [f"{subjects.EVENTS}.>"] if every else [subjects.event(*one) for one in product(services, events, tokens)]
+    match since:
+        case Start():
+            start = since
+        case datetime():
+            start = consumers.from_time(since)
+        case _:
+            start = consumers.from_sequence(since)
+    return Subscription(
+        [a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed, follow=follow
+    )
+
+
+def _named(what: str, given: str | Iterable[str], known: Iterable[str]) -> list[str]:
+    names = [given] if isinstance(given, str) and given else list(given)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no {what} {name!r}; there are {', '.join(known)}")
+    return names or ["*"]
+
+
+def _shown(servers: Sequence[str]) -> str:
+    return ", ".join(server.rpartition("@")[2] for server in servers)
