@@ -14,6 +14,7 @@ from qingyu_ai.process import open_operations, run, watch_events
 from qingyu_ai.settings import Settings, without_password
 
 from . import server
+from .doors import Doors
 from .handlers import Edge
 from .health import Health
 from .metrics import Metrics
@@ -26,6 +27,7 @@ CUT_SECONDS = 0.5
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a bridge until `stop` is set."""
+    doors = await Doors.open(settings.bridge)
     bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=stop.set)
     await bus.ensure_topology(settings.bus)
     # A single server that restarts has lost its memory streams; they must be there before the readers look for them.
@@ -36,8 +38,8 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     caller = Caller(bus, settings.bus, presence, publisher)
     metrics = Metrics()
     metrics.watch(caller)
-    checks = Health(bus, presence, settings, metrics)
-    edge = Edge(caller, checks, settings, metrics)
+    checks = Health(bus, presence, settings, metrics, doors.unready)
+    edge = Edge(caller, checks, settings, metrics, doors)
 
     operations = open_operations("bridge", settings.bridge.metrics_host, settings.bridge.metrics_port, checks.unready)
     await presence.start()
@@ -48,6 +50,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         "bridge_started",
         address=f"{settings.bridge.host}:{port}",
         operations=operations.port,
+        authentication=settings.bridge.authentication,
         nats=[without_password(server) for server in settings.nats.servers],
     )
 
@@ -62,6 +65,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     await caller.stop()
     await presence.stop()
     operations.stop()
+    await doors.close()
     await bus.close()
     log.info("bridge_stopped")
 

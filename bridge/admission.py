@@ -15,16 +15,19 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from qingyu_ai import tracing
 from qingyu_ai.bus import subjects
 from qingyu_ai.bus.deadline import Deadline
-from qingyu_ai.bus.errors import Invalid, TooLarge
+from qingyu_ai.bus.errors import Denied, Invalid, TooLarge
 from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.routes import Route, Rpc, StreamJob
 from qingyu_ai.settings import Settings
+from qingyu_ai.tracing import names
 
+from .doors import NOBODY, Visitor
 from .rules import RULES, check_id, check_request_id
 
 REQUEST_ID_KEY = "x-request-id"
@@ -111,6 +114,7 @@ def admit(
     remaining: float | None,
     settings: Settings,
     *,
+    visitor: Visitor = NOBODY,
     item_id: str = "",
 ) -> Admitted:
     """Decode, check, identify.
@@ -121,12 +125,14 @@ def admit(
         incoming: from the call's metadata.
         remaining: seconds until the caller's gRPC deadline; None: it has none.
         settings: limits.
+        visitor: who calls, as far as that was verified.
         item_id: of one request in a stream of them, made from the stream's own id.
 
     Raises:
         TooLarge: the body is over the limit.
         Invalid: it does not decode, or breaks rules; each violation names its field.
         NotFound: it names a tool that cannot exist.
+        Denied: it names another user than the caller, or a project that is closed to it.
     """
     if len(body) > settings.bridge.max_message_bytes:
         raise TooLarge("The request", "请求", len(body), settings.bridge.max_message_bytes)
@@ -140,7 +146,7 @@ def admit(
     follows = bool(incoming.follow) and _follows(route, incoming.follow, violations)
     if not incoming.follow:
         violations += RULES[route.request](message)
-    user, project, request_id = _identity(route, message, incoming, violations)
+    user, project, request_id = _identity(route, message, incoming, visitor, violations)
     if follows and not request_id:
         violations.append((FOLLOW_KEY, f"needs the call's {REQUEST_ID_KEY}"))
     resume_from = _resume_from(route, incoming.resume_from, request_id, violations)
@@ -163,9 +169,13 @@ def admit(
         deadline=Deadline.after(seconds),
         user=user,
         project=project,
+        roles=visitor.roles,
         digest=digest,
-        traceparent=incoming.traceparent,
+        traceparent=tracing.onward(incoming.traceparent),
+        verified=visitor.verified and bool(user),
+        projects=visitor.projects,
     )
+    tracing.current().set(names.CALL, call)
     return Admitted(message, envelope, chosen, resume_from, linger, follows)
 
 
@@ -213,9 +223,13 @@ def _linger(given: str, longest: float, violations: list[tuple[str, str]]) -> fl
 
 
 def _identity(
-    route: Route[Any, Any], message: Any, incoming: Incoming, violations: list[tuple[str, str]]
+    route: Route[Any, Any], message: Any, incoming: Incoming, visitor: Visitor, violations: list[tuple[str, str]]
 ) -> tuple[str, str, str]:
-    """User, project and request id, from the body, its metadata and the call's metadata."""
+    """User, project and request id, from the body, its metadata and the call's metadata.
+
+    Raises:
+        Denied: not as this visitor.
+    """
     known = _known(route.request.DESCRIPTOR)
     user = message.user_id if known.user else ""
     project = message.project_id if known.project else ""
@@ -226,6 +240,8 @@ def _identity(
         meta = message.metadata
         if user and meta.user_id and user != meta.user_id:
             violations.append(("metadata.user_id", "differs from user_id"))
+        if not visitor.may_be(meta.user_id) or not visitor.may_use(meta.project_id):
+            raise Denied
         user = user or meta.user_id
         project = project or meta.project_id
         if meta.request_id:
@@ -233,6 +249,9 @@ def _identity(
                 violations.append(("metadata.request_id", f"differs from {REQUEST_ID_KEY} in the call's metadata"))
             violations += check_request_id("metadata.request_id", meta.request_id)
             request_id = request_id or meta.request_id
+    if not visitor.may_be(user) or not visitor.may_use(project):
+        raise Denied
+    user = visitor.user or user
     violations += check_id("user_id", user)
     violations += check_id("project_id", project)
     if not user and (route.request in NEEDS_USER or (route.request is ai.ChatRequest and message.session_id)):

@@ -30,10 +30,12 @@ from qingyu_ai.settings import Settings
 from .admission import REQUEST_ID_KEY, Admitted, Incoming, admit, new_request_id, request_id_of
 from .batch import Batch
 from .control import Control
+from .doors import Doors
 from .health import Health
 from .metrics import Metrics, RouteMetrics
 from .resume import Resume
 from .rules import check_request_id
+from .spans import in_spans
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +72,9 @@ class Opened:
 class Edge:
     """All handlers of a bridge process."""
 
-    def __init__(self, caller: Caller, health: Health, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, caller: Caller, health: Health, settings: Settings, metrics: Metrics, doors: Doors) -> None:
         self._caller = caller
+        self._doors = doors
         control = Control(caller)
         self._answers: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
             routes.HEALTH_CHECK.path: lambda _, request: health.check(),
@@ -111,7 +114,7 @@ class Edge:
             case _:
                 raise TypeError(f"no handler for {route!r}")
         limit = math.ceil(self._limit * route.room)
-        return wrap(functools.partial(self.serve, route, work, self._metrics.of(route), limit))
+        return wrap(functools.partial(in_spans(self.serve), route, work, self._metrics.of(route), limit))
 
     async def serve(
         self,
@@ -187,8 +190,10 @@ class Edge:
 
     async def _admit(self, route: Route[Any, Any], body: bytes, opened: Opened) -> Admitted:
         context = opened.context
-        incoming = Incoming.of(context.invocation_metadata())  # type: ignore[arg-type]
-        opened.admitted = admitted = admit(route, body, incoming, context.time_remaining(), self._settings)
+        metadata: Any = context.invocation_metadata()
+        visitor = await self._doors.visitor(metadata)
+        incoming, remaining = Incoming.of(metadata), context.time_remaining()
+        opened.admitted = admitted = admit(route, body, incoming, remaining, self._settings, visitor=visitor)
         opened.request_id = request_id = admitted.envelope.request_id
         await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
         return admitted
@@ -197,7 +202,10 @@ class Edge:
 
     async def _rpc(self, route: Rpc[Any, Any], body: bytes, opened: Opened) -> bytes:
         admitted = await self._admit(route, body, opened)
-        return await self._caller.ask(route, route.subject_of(admitted.message), body, admitted.envelope)
+        envelope = admitted.envelope
+        if route is routes.CALL_TOOL:
+            envelope = self._doors.proved(envelope, admitted.message.tool_name)  # type: ignore[attr-defined]
+        return await self._caller.ask(route, route.subject_of(admitted.message), body, envelope)
 
     async def _job(self, route: Job[Any, Any], body: bytes, opened: Opened) -> bytes:
         admitted = await self._admit(route, body, opened)
@@ -269,14 +277,16 @@ class Edge:
 
     async def _batch(self, route: JobStream[Any, Any], bodies: AsyncIterator[bytes], opened: Opened) -> bytes:
         assert route.item is not None, "a stream of jobs names its items' row"
-        incoming = Incoming.of(opened.context.invocation_metadata())  # type: ignore[arg-type]
+        metadata: Any = opened.context.invocation_metadata()
+        visitor = await self._doors.visitor(metadata)
+        incoming = Incoming.of(metadata)
         wrong = check_request_id(REQUEST_ID_KEY, incoming.request_id) if incoming.request_id else ()
         if wrong:
             raise Invalid(*wrong)
         await self._introduce(opened, incoming.request_id or new_request_id())
         if not self._caller.presence.has(route.worker):
             raise NoWorker(route.worker)
-        batch = Batch(route.item, self._run_job, self._settings)
+        batch = Batch(route.item, self._run_job, self._settings, visitor)
         return await batch.run(bodies, opened.request_id, incoming, opened.context.time_remaining())
 
     async def _here(self, route: EdgeRoute[Any, Any], body: bytes, opened: Opened) -> bytes:

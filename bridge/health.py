@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 from grpc_health.v1 import health, health_pb2
@@ -28,9 +29,21 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """HealthCheck, grpc.health.v1 and readiness, from one view of the system."""
+    """HealthCheck, grpc.health.v1 and readiness, from one view of the system.
 
-    def __init__(self, bus: Bus, presence: Presence, settings: Settings, metrics: Metrics) -> None:
+    Args:
+        closed: why nobody can be let in; empty: who may can.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        presence: Presence,
+        settings: Settings,
+        metrics: Metrics,
+        closed: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._closed = closed
         self._bus = bus
         self._presence = presence
         self._expected = settings.bridge.expected_workers
@@ -65,7 +78,7 @@ class Health:
             return "no connection to NATS"
         if not self._presence.settled:
             return "looking for workers"
-        return ""
+        return self._closed()
 
     async def start(self) -> None:
         """Keep grpc.health.v1 and the gauges up to date."""

@@ -46,8 +46,8 @@ def test_file_that_is_no_mapping_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("LOG__LEVEL", "loud", "is 'loud'; it must be debug, info, warning or error"),
         ("LOG__CALLS", "maybe", "is 'maybe'; it must be true or false"),
         ("BRIDGE__EXPECTED_WORKERS", '{"a": 1}', 'is {"a": 1}; it must be a list in brackets, such as ["one", "two"]'),
-        ("BRIDGE", "5", "must be a section of settings; set them one by one, such as QINGYU_BRIDGE__HOST"),
-        ("BRIDGE", "{", "must be a section of settings; set them one by one, such as QINGYU_BRIDGE__HOST"),
+        ("BRIDGE", "5", "must be a section of settings; set them one by one, such as QINGYU_BRIDGE__AUTHENTICATION"),
+        ("BRIDGE", "{", "must be a section of settings; set them one by one, such as QINGYU_BRIDGE__AUTHENTICATION"),
         ("OFFLINE__DELAY", "1", "is no setting; there are first_delay_seconds, deltas_per_second"),
     ],
 )
@@ -64,7 +64,7 @@ def test_value_that_does_not_hold_is_shown_with_what_is_accepted(
         ("bridge: {host: 5}", "QINGYU_BRIDGE__HOST is 5; it must be a text"),
         ("bridge: {expected_workers: [1]}", "QINGYU_BRIDGE__EXPECTED_WORKERS, entry 1, is 1; it must be a text"),
         ("data_dir:", "QINGYU_DATA_DIR is empty; it must be a path"),
-        ("bridge: {1: 2}", "QINGYU_BRIDGE__1 is no setting; there are host, port, processes"),
+        ("bridge: {1: 2}", "QINGYU_BRIDGE__1 is no setting; there are authentication, token_key"),
         ("foo: 1", "QINGYU_FOO is no setting; there are data_dir, log, nats"),
     ],
 )

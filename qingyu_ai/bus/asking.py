@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.message import Message
 
-from qingyu_ai.routes import Route, Rpc
+from qingyu_ai.routes import CALL_TOOL, Route, Rpc
 
 from . import headers as wire
-from . import subjects
+from . import spans, subjects
 from .deadline import Deadline
 from .errors import Expired, Fault, NoWorker, fault_of
 from .handler import Call
@@ -34,6 +35,13 @@ async def ask(bus: Bus, route: Route[Any, Any], subject: str, body: bytes, envel
     Raises:
         Fault: the worker's own, or NoWorker, Expired, BusDown, TooLarge.
     """
+    with spans.asking(route, envelope) as span:
+        if span:
+            envelope = envelope._replace(traceparent=span.traceparent)
+        return await _ask(bus, route, subject, body, envelope)
+
+
+async def _ask(bus: Bus, route: Route[Any, Any], subject: str, body: bytes, envelope: Envelope) -> bytes:
     try:
         reply, headers = await bus.ask(
             subject, body, timeout=max(0.001, envelope.deadline.remaining), headers=envelope.encode(stored=False)
@@ -61,11 +69,20 @@ def tell_cancelled(bus: Bus, call: str) -> None:
         log.warning("cancel_not_sent", call=call, error=str(e))
 
 
-class Asker:
-    """What a worker asks of others, in the name of the call that it serves."""
+Sign = Callable[[str, str, str], str]
+"""(call id, user, tool) to the proof that the call is this user's (`headers.PROOF`)."""
 
-    def __init__(self, bus: Bus) -> None:
+
+class Asker:
+    """What a worker asks of others, in the name of the call that it serves.
+
+    Args:
+        sign: proves to tools for verified users whose a call is; None: this process calls none of them.
+    """
+
+    def __init__(self, bus: Bus, sign: Sign | None = None) -> None:
         self._bus = bus
+        self._sign = sign
 
     async def ask(self, call: Call, route: Rpc[Req, Rep], request: Req, *, part: str, seconds: float) -> Rep:
         """Ask once, as the caller of `call`.
@@ -86,6 +103,10 @@ class Asker:
             roles=call.roles,
             traceparent=call.traceparent,
             verified=call.verified,
+            projects=call.projects,
         )
+        if route is CALL_TOOL and self._sign is not None and call.verified:
+            tool = route.subject_of(request).rpartition(".")[2]
+            envelope = envelope._replace(proof=self._sign(envelope.call, call.user, tool))
         reply = await ask(self._bus, route, route.subject_of(request), request.SerializeToString(), envelope)
         return route.reply.FromString(reply)

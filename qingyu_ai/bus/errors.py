@@ -177,6 +177,18 @@ class Unauthenticated(Fault):
         super().__init__(Code.UNAUTHENTICATED, "UNAUTHENTICATED", what, chinese)
 
 
+class Denied(Fault):
+    """A verified caller may not do what it asks for. It is not said why: that would tell what there is."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.PERMISSION_DENIED,
+            "PERMISSION_DENIED",
+            "Your token does not allow this: it names a user or a project that is not yours",
+            "您的令牌不允许此操作：请求中的用户或项目不属于您",
+        )
+
+
 class SentAway(Fault):
     """The bridge stops before the call has ended. The call goes on."""
 

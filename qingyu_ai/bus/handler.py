@@ -68,8 +68,14 @@ class Call:
     traceparent: str
     verified: bool = False
     """Whether the edge has verified the user."""
+    projects: tuple[str, ...] | None = None
+    """The only ones of the user's that the caller may use; None: all."""
+    proof: str = ""
+    """Of a call of a tool: who called it has signed that it is this user's."""
     submitted: Submission = field(default_factory=Submission)
     """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
+    epoch: int = 0
+    """Of the claim; 0: none."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()
@@ -98,6 +104,8 @@ class Call:
             envelope.deadline,
             envelope.traceparent,
             envelope.verified,
+            envelope.projects,
+            envelope.proof,
         )
 
 

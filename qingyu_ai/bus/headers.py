@@ -37,11 +37,19 @@ USER = "Qai-User"
 PROJECT = "Qai-Project"
 """Project id, percent-encoded UTF-8."""
 
+PROJECTS = "Qai-Projects"
+"""The only projects that the caller may use, as verified at the edge: comma-separated, each percent-encoded UTF-8. Empty: none.
+Absent: all of the user's own."""
+
 ROLES = "Qai-Roles"
-"""Comma-separated roles of the user, as verified at the edge."""
+"""Comma-separated roles of the caller, as verified at the edge."""
 
 VERIFIED = "Qai-Verified"
 """`1`: the edge has verified that the user is who it says. Absent: the user is what the caller wrote."""
+
+PROOF = "Qai-Proof"
+"""On calls of tools for verified users: a JWT of who calls the tool, good for this call of this tool by this user
+(`qingyu_ai.identity.tool_tokens`). Never the caller's own token."""
 
 REMAINING_MS = "Qai-Remaining-Ms"
 """On rpc: milliseconds until the caller's deadline when the request was sent. No clock is shared."""
@@ -59,7 +67,7 @@ REOPENS = "Qai-Reopens"
 """On jobs, if the call was decided before: the revision of the decision that this job is to replace. Since version 2."""
 
 TRACEPARENT = "traceparent"
-"""W3C trace context, passed through."""
+"""W3C trace context: of the span that asks, or as the caller gave it where no spans are recorded."""
 
 ERROR = "Nats-Service-Error"
 """On replies of rpc: the error's sentence (the header of the NATS services framework). The body is a google.rpc.Status."""
@@ -82,6 +90,9 @@ class Envelope(NamedTuple):
     traceparent: str = ""
     reopens: int = 0
     verified: bool = False
+    projects: tuple[str, ...] | None = None
+    """None: all of the user's."""
+    proof: str = ""
 
     def encode(self, *, stored: bool) -> bytes:
         """Write the header block.
@@ -102,6 +113,10 @@ class Envelope(NamedTuple):
             lines.append(f"{USER}: {_quoted(self.user)}\r\n")
         if self.project:
             lines.append(f"{PROJECT}: {_quoted(self.project)}\r\n")
+        if self.projects is not None:
+            lines.append(f"{PROJECTS}: {','.join([_quoted(one) for one in self.projects])}\r\n")
+        if self.proof:
+            lines.append(f"{PROOF}: {self.proof}\r\n")
         if self.roles:
             lines.append(f"{ROLES}: {','.join(self.roles)}\r\n")
         if self.verified:
@@ -141,6 +156,7 @@ class Envelope(NamedTuple):
                 Deadline.at_unix_ms(int(expires)) if expires else Deadline.after(int(headers[REMAINING_MS]) / 1000)
             )
             roles = headers.get(ROLES, "")
+            projects = headers.get(PROJECTS)
             return cls(
                 call=headers[CALL],
                 request_id=headers[REQUEST],
@@ -153,6 +169,8 @@ class Envelope(NamedTuple):
                 traceparent=headers.get(TRACEPARENT, ""),
                 reopens=int(headers.get(REOPENS, "0")),
                 verified=headers.get(VERIFIED) == "1",
+                projects=None if projects is None else tuple(map(unquote, filter(None, projects.split(",")))),
+                proof=headers.get(PROOF, ""),
             )
         except (KeyError, ValueError) as e:
             raise Invalid(("headers", f"malformed or missing: {e}")) from None

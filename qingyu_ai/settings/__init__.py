@@ -16,6 +16,7 @@ from pydantic_settings import SettingsError as Unreadable
 from yaml import YAMLError
 
 from . import nats_url, words
+from .bridge import Bridge as Bridge
 from .models import DEFAULT_ALIAS as DEFAULT_ALIAS
 from .models import OFFLINE as OFFLINE
 from .models import ChatModel as ChatModel
@@ -31,7 +32,6 @@ from .retrieval import Rerank as Rerank
 from .sections import KIB as KIB
 from .sections import MIB as MIB
 from .sections import Agent as Agent
-from .sections import Bridge as Bridge
 from .sections import Bus as Bus
 from .sections import Chat as Chat
 from .sections import Log as Log
@@ -40,7 +40,9 @@ from .sections import Nats as Nats
 from .sections import Port as Port
 from .sections import Seconds as Seconds
 from .sections import Tool as Tool
+from .sections import Trace as Trace
 from .sections import Worker as Worker
+from .tokens import Tokens as Tokens
 from .words import env_name as env_name
 
 
@@ -68,6 +70,7 @@ class Settings(BaseSettings):
     ai: Ai = Ai()
     offline: Offline = Offline()
     llm: Llm = Llm()
+    trace: Trace = Trace()
 
     @classmethod
     def settings_customise_sources(

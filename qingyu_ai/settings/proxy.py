@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
 
 from .sections import KIB, MIB, Port, Seconds, Section
+from .tokens import LOOPBACK, SHORTEST_KEY, Tokens
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _ORIGIN = re.compile(r"https?://[^\s/@?#*]+")
-SHORTEST_KEY = 32
-"""Characters of a secret that signs or opens something."""
 
 
 def _seconds(value: object) -> object:
@@ -60,6 +58,16 @@ class AiProxy(Section):
     circuit_reset_time: Duration = 30.0
     """Until one call may try whether the bridge is well again."""
     enable_metrics: bool = True
+    token: SecretStr = SecretStr("")
+    """Of this caller itself, for what it asks in no user's own name: one that the bridge takes for a trusted service's."""
+    token_file: FilePath | None = None
+    """Instead: a file with it, read again when it changes."""
+
+    @model_validator(mode="after")
+    def _one_token(self) -> AiProxy:
+        if self.token.get_secret_value() and self.token_file is not None:
+            raise ValueError("set token or token_file, one of both")
+        return self
 
 
 class Ai(Section):
@@ -68,8 +76,11 @@ class Ai(Section):
     proxy: AiProxy = AiProxy()
 
 
-class Proxy(Section):
-    """The HTTP face of the AI Proxy, for browsers and other backends."""
+class Proxy(Tokens):
+    """The HTTP face of the AI Proxy, for browsers and other backends.
+
+    `authentication` off: whoever calls is believed, on loopback only; required: a verified token, or a trusted backend's key.
+    """
 
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     host: str = "127.0.0.1"
@@ -77,16 +88,6 @@ class Proxy(Section):
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9964
     drain_seconds: Seconds = 30.0
-    authentication: Literal["off", "required"] = "off"
-    """off: whoever calls is believed, on loopback only. required: a verified token, or the key of a trusted backend."""
-    token_key: SecretStr = SecretStr("")
-    """Verifies users' tokens (HS256)."""
-    token_key_file: FilePath | None = None
-    """Verifies users' tokens: a public key, PEM (RS256, ES256, EdDSA)."""
-    token_issuer: str = ""
-    """`iss` that a token must have; empty: any."""
-    token_audience: str = ""
-    """`aud` that a token must have; empty: any."""
     backend_key: SecretStr = SecretStr("")
     """A backend that shows it may say in X-User-Id for whom it calls; empty: none may."""
     allowed_origins: tuple[Origin, ...] = ()
@@ -114,15 +115,16 @@ class Proxy(Section):
 
     @model_validator(mode="after")
     def _doors_hold(self) -> Proxy:
-        for name in ("token_key", "backend_key", "ticket_key"):
+        for name in ("backend_key", "ticket_key"):
             secret = getattr(self, name).get_secret_value()
             if secret and len(secret) < SHORTEST_KEY:
                 raise ValueError(f"{name} has {len(secret)} characters; it must have at least {SHORTEST_KEY}")
-        if self.token_key.get_secret_value() and self.token_key_file:
-            raise ValueError("set token_key or token_key_file, one of both")
-        keys = (self.token_key.get_secret_value(), self.token_key_file, self.backend_key.get_secret_value())
-        if self.authentication == "required" and not any(keys):
-            raise ValueError("authentication is required, and no token_key, token_key_file or backend_key is set")
-        if self.authentication == "off" and self.host not in _LOOPBACK:
+        if self.authentication == "required" and not (
+            self.backend_key.get_secret_value() or any(self.key_names.values())
+        ):
+            raise ValueError(
+                f"authentication is required, and none of {', '.join(self.key_names)} and backend_key is set"
+            )
+        if self.authentication == "off" and self.host not in LOOPBACK:
             raise ValueError(f"authentication is off, so host must be an address of this machine only, not {self.host}")
         return self

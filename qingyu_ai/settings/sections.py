@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FilePath, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,6 +31,15 @@ class Log(Section):
     format: Literal["json", "console"] = "json"
     calls: bool = False
     """One line for each finished call. It costs the bridge a few per cent of its CPU, and metrics count the same."""
+
+
+class Trace(Section):
+    """Traces (docs/observability.md). OpenTelemetry's own variables count, too."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    """The collector that takes them, OTLP over gRPC: http://127.0.0.1:4317. Empty here and there: no traces."""
+    flush_seconds: Seconds = 2.0
+    """For the last spans of a process that ends."""
 
 
 class Nats(Section):
@@ -108,28 +117,6 @@ class Bus(Section):
     """For a call whose caller set no deadline."""
     longest_deadline_seconds: Seconds = 900.0
     """A longer deadline is cut to this one; it must stay below the log's age."""
-
-
-class Bridge(Section):
-    """The gRPC edge."""
-
-    host: str = "127.0.0.1"
-    port: Port = 50051
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Bridge processes that `up` starts on the same port (SO_REUSEPORT)."""
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Port = 9464
-    expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
-    """Kinds of worker without which HealthCheck says `unhealthy`. A deployment that runs fewer kinds names those."""
-    max_message_bytes: Annotated[int, Field(ge=KIB)] = 4 * MIB
-    max_metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
-    max_calls: Annotated[int, Field(ge=1)] = 4000
-    """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
-    max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
-    """Documents of one BatchIndex that are on their way at once."""
-    longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
-    """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
-    drain_seconds: Seconds = 30.0
 
 
 class Worker(Section):
@@ -214,6 +201,11 @@ class Tool(Worker):
     """What one call may use, besides the interpreter."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)
     """MCP servers whose tools this worker offers, by a short name: tool `read` of `files` is offered as `files_read`."""
+    caller_keys_file: FilePath | None = None
+    """Verifies that calls of tools with `requires_auth` are their users': the public keys of all who may sign such calls, PEM
+    (Ed25519). None: such tools run for nobody."""
+    mcp_signing_key_file: FilePath | None = None
+    """Signs such calls for `python -m services.tool.mcp`: a private key, PEM (Ed25519)."""
     mcp_user: str = ""
     """As whom `python -m services.tool.mcp` calls tools; empty: as nobody."""
 
@@ -232,3 +224,5 @@ class Agent(Worker):
     metrics_port: Port = 9664
     agents_dir: Path | None = None
     """Folder with `agents.yaml` and the prompts that it names; None: those of this release (docs/agents.md)."""
+    signing_key_file: FilePath | None = None
+    """Signs calls of tools with `requires_auth`: a private key, PEM (Ed25519). None: agents cannot call such tools."""

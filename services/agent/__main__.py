@@ -9,6 +9,7 @@ from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.identity.signing import signing
 from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings
 from services.llm.meters import Meters
@@ -23,10 +24,11 @@ from .toolbox import BusToolbox
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run an agent worker until `stop` is set."""
     library = open_library(settings.agent.agents_dir)
+    sign = signing(settings.agent.signing_key_file, ("agent", "signing_key_file"))
     offer = open_offer(settings, Meters())
 
     def serve(bus: NatsBus, worker: Worker) -> None:
-        toolbox = BusToolbox(Registry(bus, settings.bus.tool_lease_seconds), Asker(bus))
+        toolbox = BusToolbox(Registry(bus, settings.bus.tool_lease_seconds), Asker(bus, sign))
         service = AgentService(offer, library, toolbox)
         worker.job(routes.EXECUTE_AGENT, service.execute, notes=ai.AgentStreamChunk)
         worker.stream(routes.EXECUTE_AGENT_STREAM, service.execute_stream, continues=True)

@@ -11,7 +11,7 @@ from qingyu_ai.process import open_operations, run
 from qingyu_ai.settings import Settings
 
 from .errors import AIProxyError
-from .http.app import application
+from .http.app import Application
 from .http.doors import Doors
 from .http.face import Face
 from .http.server import Server, listen
@@ -37,15 +37,19 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             tickets = Tickets(own.ticket_key.get_secret_value())
             if not own.ticket_key.get_secret_value():
                 log.warning("tickets_hold_here_only", set="QINGYU_PROXY__TICKET_KEY")
-            face = Face(service, own, Doors(own, tickets), tickets)
-            server = Server(application(face), own)
+            doors = await Doors.open(own, tickets)
+            face = Face(service, own, doors, tickets)
+            server = Server(Application(face), own)
             ready = True
             log.info(
                 "proxy_started",
                 address="{}:{}".format(*listener.getsockname()[:2]),
                 bridge=settings.ai.proxy.python_addr,
             )
-            await server.run_until(stop, listener)
+            try:
+                await server.run_until(stop, listener)
+            finally:
+                await doors.close()
         finally:
             await service.close()
     except AIProxyError as e:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from psycopg.types.json import Jsonb
 
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Denied
 from qingyu_ai.bus.handler import Submission
+from qingyu_ai.events.documents import Note
 from qingyu_ai.settings import Rag
 
+from .beside import Beside
 from .database import Connection, Database
 from .faults import Collided, check_pairs, check_text, refuse
-from .stored import Document, Model, Piece, Vector, counted, read_vector, unit
+from .rows import Rows, insert
+from .stored import Document, Model, Piece, Vector, read_vector
+
+Projects = Sequence[str] | None
+"""The only ones of a user's that a caller may use; None: all."""
 
 MOST_NAMES = 2000
 """Of one dictionary."""
@@ -47,6 +51,14 @@ class Removed:
     """As in `Stored`."""
 
 
+STANDING = f"""
+    SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
+        SELECT DISTINCT name FROM rag.names
+        WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s)
+            AND (%(projects)s::text[] IS NULL OR project_id = ANY(%(projects)s::text[])) ORDER BY name LIMIT {MOST_NAMES})"""
+"""The query for one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What is known of a user."""
@@ -62,11 +74,13 @@ class Store:
 
     Args:
         own: the limits.
+        beside: where rows are made.
     """
 
-    def __init__(self, database: Database, own: Rag) -> None:
+    def __init__(self, database: Database, own: Rag, beside: Beside | None = None) -> None:
         self._database = database
         self._own = own
+        self._beside = beside or Beside()
 
     def check(self, document: Document, text: str) -> None:
         """Refuse what cannot be stored, before anything is spent on it.
@@ -86,19 +100,16 @@ class Store:
             ]
         )
 
-    async def standing(self, user: str, project_id: str, deadline: Deadline) -> Standing:
+    async def standing(self, user: str, project_id: str, deadline: Deadline, projects: Projects = None) -> Standing:
         """What must be known of a user before a text is taken apart or a query is asked.
 
         Args:
             project_id: whose dictionary; empty: that of all projects together.
+            projects: the only ones that are open.
         """
-        query = """
-            SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
-                SELECT DISTINCT name FROM rag.names
-                WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s) ORDER BY name LIMIT %(most)s)"""
-        facts = {"user": user, "project": project_id, "most": MOST_NAMES}
+        facts = {"user": user, "project": project_id, "projects": None if projects is None else list(projects)}
         async with self._database.tenant(user, deadline) as connection:
-            row = await (await connection.execute(query, facts)).fetchone()
+            row = await (await connection.execute(STANDING, facts)).fetchone()
         return Standing(row[0], tuple(row[1])) if row else Standing()
 
     async def known(
@@ -123,6 +134,8 @@ class Store:
         target: Model,
         submitted: Submission,
         deadline: Deadline,
+        note: Note | None = None,
+        projects: Projects = None,
     ) -> Stored:
         """Store a document in place of what has its id.
 
@@ -130,9 +143,12 @@ class Store:
             vectors: for each piece one, of `target` and, while the user's other documents still have those of another model
                 (`serving`), of that one too.
             target: the model of this deployment.
+            note: what other services are to be told of it; it is kept with the change (`telling.py`). None: nothing.
+            projects: the only ones that are open: neither the document nor what it replaces may be of another.
 
         Raises:
             Invalid: it cannot be stored.
+            Denied: it is of a project that is closed. Nothing was changed.
             DatabaseDown, DatabaseFull, Expired, Collided: nothing was changed.
         """
         refuse(
@@ -144,23 +160,41 @@ class Store:
         )
         if len(pieces) > self._own.document_pieces:
             refuse([("content", f"has {len(pieces)} pieces; the limit is {self._own.document_pieces}")])
-        rows = _Rows.of(user, pieces, vectors)
+        rows = await self._beside.do(Rows.of, pieces, vectors)
+        if projects is not None and document.project_id not in projects:
+            raise Denied
 
         async def once() -> Stored:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 model = await _join(connection, user, target)
-                if not await _newest(connection, user, document.document_id, submitted, deleted=False):
+                newest = await _newest(connection, user, document.document_id, submitted, deleted=False)
+                if not await _is_open(connection, user, document.document_id, projects):
+                    raise Denied
+                if not newest:
                     return await _as_it_was(connection, user, document.document_id, submitted, len(pieces))
                 await _remove(connection, user, document.document_id)
-                await _insert(connection, user, document, rows)
+                await insert(connection, user, document, rows)
                 if model not in {made.key for made in vectors}:
                     await connection.execute("UPDATE rag.tenants SET pending = true WHERE user_id = %s", (user,))
+                await _note(connection, user, note)
             return Stored(len(pieces))
 
         return await self._database.repeated(once, deadline)
 
-    async def delete(self, user: str, document_id: str, submitted: Submission, deadline: Deadline) -> Removed:
+    async def delete(
+        self,
+        user: str,
+        document_id: str,
+        submitted: Submission,
+        deadline: Deadline,
+        note: Note | None = None,
+        projects: Projects = None,
+    ) -> Removed:
         """Remove a document.
+
+        Args:
+            note: as in `put`; nothing is to be told where there was no such document.
+            projects: the only ones that are open. A document of another is not there.
 
         Raises:
             Invalid: the id can be none.
@@ -170,14 +204,21 @@ class Store:
         refuse(check_text("document_id", document_id, LONGEST_ID))
 
         async def once() -> Removed:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 newest = await _newest(connection, user, document_id, submitted, deleted=True)
+                if not await _is_open(connection, user, document_id, projects):
+                    raise Denied  # which takes the deletion back
                 if newest:
                     await _remove(connection, user, document_id)
                 order, _, found = await _submission(connection, user, document_id)
+                if newest and found:
+                    await _note(connection, user, note)
             return Removed(found, superseded=False) if newest or order == submitted else Removed(False, superseded=True)
 
-        return await self._database.repeated(once, deadline)
+        try:
+            return await self._database.repeated(once, deadline)
+        except Denied:
+            return Removed(found=False)
 
     async def forget_tombstones(self, older_seconds: float, deadline: Deadline) -> int:
         """Forget deletions that no older submission can undo any more.
@@ -192,12 +233,6 @@ class Store:
         async with self._database.nobody(deadline) as connection:
             row = await (await connection.execute(query, (older_seconds,))).fetchone()
         return int(row[0]) if row else 0
-
-
-async def serving(connection: Connection, user: str) -> str | None:
-    """The key of the model whose vectors are searched."""
-    row = await (await connection.execute("SELECT model FROM rag.tenants WHERE user_id = %s", (user,))).fetchone()
-    return str(row[0]) if row else None
 
 
 async def _join(connection: Connection, user: str, target: Model) -> str:
@@ -228,11 +263,26 @@ async def _newest(connection: Connection, user: str, document_id: str, submitted
     return await (await connection.execute(query, {**facts, "deleted": deleted})).fetchone() is not None
 
 
+async def _is_open(connection: Connection, user: str, document_id: str, projects: Projects) -> bool:
+    """Whether a document, if there is one, is of a project that is open."""
+    if projects is None:
+        return True
+    query = "SELECT project_id = ANY(%s) FROM rag.documents WHERE user_id = %s AND document_id = %s"
+    row = await (await connection.execute(query, (list(projects), user, document_id))).fetchone()
+    return row is None or bool(row[0])
+
+
 async def _submission(connection: Connection, user: str, document_id: str) -> tuple[Submission, bool, bool]:
     """The newest submission of a document: its order, whether it deleted, whether it found something."""
     query = "SELECT queue, sequence, deleted, found FROM rag.submissions WHERE user_id = %s AND document_id = %s"
     row = await (await connection.execute(query, (user, document_id))).fetchone()
     return (Submission(row[0], row[1]), row[2], row[3]) if row else (Submission(), True, False)
+
+
+async def _note(connection: Connection, user: str, note: Note | None) -> None:
+    if note is not None:
+        query = "INSERT INTO rag.untold (user_id, event, data) VALUES (%s, %s, %s)"
+        await connection.execute(query, (user, note.event, note.data))
 
 
 async def _as_it_was(connection: Connection, user: str, document_id: str, submitted: Submission, pieces: int) -> Stored:
@@ -251,83 +301,3 @@ async def _remove(connection: Connection, user: str, document_id: str) -> None:
             f"DELETE FROM rag.{table} WHERE user_id = %s AND document = %s",
             (user, row[0]),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A document's rows by column, made before the transaction: there is nothing to compute while rows are locked."""
-
-    pieces: dict[str, list[Any]]
-    postings: dict[str, list[Any]]
-    vectors: dict[str, list[Any]]
-    terms: int
-
-    @classmethod
-    def of(cls, user: str, pieces: Sequence[Piece], vectors: Mapping[Model, Sequence[Vector]]) -> _Rows:
-        times = [counted(piece.terms) for piece in pieces]
-        lengths = [count.total() for count in times]
-        postings = [
-            (term, piece.index, n, length)
-            for piece, count, length in zip(pieces, times, lengths, strict=True)
-            for term, n in count.items()
-        ]
-        made = [
-            (model.key, piece.index, piece.hash, unit(vector, model.dimension))
-            for model, of_pieces in vectors.items()
-            for piece, vector in zip(pieces, of_pieces, strict=True)
-        ]
-        return cls(
-            {
-                "numbers": [piece.index for piece in pieces],
-                "starts": [piece.start for piece in pieces],
-                "ends": [piece.end for piece in pieces],
-                "contents": [piece.text for piece in pieces],
-                "terms": lengths,
-                "hashes": [piece.hash for piece in pieces],
-            },
-            dict(zip(("terms", "numbers", "times", "lengths"), _columns(postings, 4), strict=True)),
-            dict(zip(("models", "numbers", "hashes", "vectors"), _columns(made, 4), strict=True)),
-            sum(lengths),
-        )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [[row[i] for row in rows] for i in range(width)]
-
-
-async def _insert(connection: Connection, user: str, document: Document, rows: _Rows) -> None:
-    query = """
-        INSERT INTO rag.documents (user_id, document_id, project_id, content_type, metadata, pieces, terms)
-        VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING document"""
-    facts = (user, document.document_id, document.project_id, document.content_type, Jsonb(document.metadata))
-    made = await connection.execute(query, (*facts, len(rows.pieces["numbers"]), rows.terms))
-    row = await made.fetchone()
-    common = {"user": user, "document": row[0] if row else 0}
-    await connection.execute(
-        "INSERT INTO rag.names (user_id, project_id, name, document) "
-        "SELECT %(user)s, %(project)s, unnest(%(names)s::text[]), %(document)s",
-        {**common, "project": document.project_id, "names": list(dict.fromkeys(document.names))},
-    )
-    await connection.execute(
-        """
-        INSERT INTO rag.pieces (user_id, document, piece, "start", "end", content, terms, hash)
-        SELECT %(user)s, %(document)s, * FROM unnest(%(numbers)s::int[], %(starts)s::int[], %(ends)s::int[],
-            %(contents)s::text[], %(terms)s::int[], %(hashes)s::bytea[])""",
-        {**common, **rows.pieces},
-    )
-    await connection.execute(
-        """
-        INSERT INTO rag.postings (user_id, term, document, piece, times, terms)
-        SELECT %(user)s, term, %(document)s, piece, times, terms
-        FROM unnest(%(terms)s::text[], %(numbers)s::int[], %(times)s::int[], %(lengths)s::int[])
-            AS p (term, piece, times, terms)""",
-        {**common, **rows.postings},
-    )
-    await connection.execute(
-        """
-        INSERT INTO rag.vectors (user_id, model, document, piece, hash, embedding)
-        SELECT %(user)s, model, %(document)s, piece, hash, embedding::vector
-        FROM unnest(%(models)s::text[], %(numbers)s::int[], %(hashes)s::bytea[], %(vectors)s::text[])
-            AS v (model, piece, hash, embedding)""",
-        {**common, **rows.vectors},
-    )

@@ -16,6 +16,7 @@ from .loading import VARIABLE, load, settings_of
 from .mcp import require_mcp
 from .offered import Source
 from .process import serve
+from .proofs import Proofs
 from .sandbox import Sandbox
 
 
@@ -23,6 +24,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a tool worker until `stop` is set."""
     own = settings.tool
     tools = load(own.modules)
+    proofs = await Proofs.open(own.caller_keys_file)
     given = {name: value for name, value in settings_of(own).items() if any(tool.name == name for tool in tools)}
     async with (
         Sandbox(
@@ -41,10 +43,14 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 settings,
                 own,
                 stop,
-                lambda bus, worker: serve(bus, worker, tools, sandbox, settings.bus.tool_lease_seconds, servers),
+                lambda bus, worker: serve(
+                    bus, worker, tools, sandbox, settings.bus.tool_lease_seconds, servers, proofs
+                ),
             )
         except OtherTool as e:
             raise SettingsError(f"{VARIABLE}: {e}") from None
+        finally:
+            await proofs.close()
 
 
 @contextlib.asynccontextmanager

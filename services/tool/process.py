@@ -14,6 +14,7 @@ from .announcing import Announcer, OtherTool
 from .definition import Tool
 from .offered import Offered, Source
 from .own import OwnTool
+from .proofs import Proofs
 from .registry import Registry
 from .sandbox import Sandbox
 from .service import ToolService
@@ -29,6 +30,7 @@ def serve(
     sandbox: Sandbox,
     lease_seconds: float,
     sources: Sequence[Source] = (),
+    proofs: Proofs | None = None,
 ) -> None:
     """Have a worker answer for tools, and announce them for as long as it serves.
 
@@ -38,10 +40,12 @@ def serve(
         sandbox: with the computed ones of the tools; the caller closes it.
         lease_seconds: how long an announcement counts; the same in all workers.
         sources: of tools that come and go; the caller closes them.
+        proofs: of whose a call is, for tools that want it; the caller closes them.
     """
     registry = Registry(bus, lease_seconds)
     asker = Asker(bus)
-    service = ToolService([OwnTool(tool, sandbox, asker) for tool in tools], registry, max(1, worker.slots // USERS))
+    own = [OwnTool(tool, sandbox, asker) for tool in tools]
+    service = ToolService(own, registry, max(1, worker.slots // USERS), proofs)
     announcer = Announcer(bus, worker.token, lease_seconds, service.listings)
     offering = _Offering(worker, service, announcer)
     worker.rpc(routes.LIST_TOOLS, service.list)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 
 from google.rpc import code_pb2
 
-from qingyu_ai.bus.errors import Expired, Fault, Invalid, NotFound, Overloaded, Unauthenticated
+from qingyu_ai.bus.errors import Expired, Fault, Invalid, NotFound, Overloaded
 from qingyu_ai.bus.handler import Call, internal
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import tool_pb2 as pb
 
 from .errors import InvalidParameters, SandboxBusy, SandboxUnavailable, ToolError, ToolServerAway, ToolTimeout
 from .offered import Offered
+from .proofs import Proofs
 from .registry import Listing, Registry
 
 
@@ -26,9 +27,13 @@ class ToolService:
         tools: of this worker, for as long as it runs; `put` and `drop` are for those that come and go.
         registry: of all workers.
         calls_of_a_user: that run or wait here at once. The worker takes a number of calls in all: none of its users may have all.
+        proofs: of whose a call is, for tools that want it; None: there are no keys for them.
     """
 
-    def __init__(self, tools: Iterable[Offered], registry: Registry, calls_of_a_user: int) -> None:
+    def __init__(
+        self, tools: Iterable[Offered], registry: Registry, calls_of_a_user: int, proofs: Proofs | None = None
+    ) -> None:
+        self._proofs = proofs or Proofs()
         self._held: Counter[str] = Counter()
         self._calls_of_a_user = calls_of_a_user
         self._tools = {tool.listing.name: tool for tool in tools}
@@ -65,9 +70,8 @@ class ToolService:
                 run), or the caller's own deadline has come.
         """
         tool = self._find(request.tool_name)
-        name = tool.listing.name
-        if tool.listing.requires_auth and not call.verified:
-            raise Unauthenticated(f"The tool {name} is for verified users", f"工具 {name} 仅限已验证用户使用")
+        if tool.listing.requires_auth:
+            self._proofs.check(call, tool.listing.name)
         with self._share(call.user):
             return await self._run(call, tool, request.parameters)
 

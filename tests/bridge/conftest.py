@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from bench import echo_worker
 from bridge import server
+from bridge.doors import Doors
 from bridge.handlers import DETAILS_KEY, Edge
 from bridge.health import Health
 from bridge.metrics import Metrics
@@ -67,7 +68,7 @@ class Bridge:
         elif kind == "rag":
             worker.rpc(routes.SEARCH, handlers.get("search", echo_worker.search))
             worker.job(routes.INDEX_DOCUMENT, handlers.get("index", echo_worker.index))
-            worker.job(routes.DELETE_DOCUMENT, echo_worker.delete)
+            worker.job(routes.DELETE_DOCUMENT, handlers.get("delete", echo_worker.delete))
         elif kind == "agent":
             worker.job(routes.EXECUTE_AGENT, handlers["agent"])
         elif kind == "tool":
@@ -169,10 +170,12 @@ async def open_bridge(settings: Settings) -> AsyncIterator[Bridge]:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.watch(caller)
-    health = Health(bus, presence, settings, metrics)
-    edge = Edge(caller, health, settings, metrics)
+    doors = await Doors.open(settings.bridge)
+    health = Health(bus, presence, settings, metrics, doors.unready)
+    edge = Edge(caller, health, settings, metrics, doors)
     async with AsyncExitStack() as stack:  # also a test that fails leaves nothing behind: what is left breaks others
         stack.push_async_callback(bus.close)
+        stack.push_async_callback(doors.close)
         await presence.start()
         stack.push_async_callback(presence.stop)
         await caller.start()

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from services.tool.proofs import Proofs
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
 from tests.bridge.conftest import bridge_settings as bridge_settings
 from tests.optional import ROOT, require_package
 from tests.ports import free_port
+from tests.tokens import private_key, private_pem, public_pem
 from tests.tool import few
 from tests.tool.test_service import bus_settings as bus_settings
 from tests.tool.test_service import tool_worker
@@ -30,9 +32,11 @@ from mcp import Client, StdioServerParameters, types  # noqa: E402
 MODULE = "services.tool.mcp"
 
 
-def environment(bridge: Bridge, user: str = "") -> dict[str, str]:
+def environment(bridge: Bridge, user: str = "", key: Path | None = None) -> dict[str, str]:
     bus = bridge.settings.bus
+    signing = {"QINGYU_TOOL__MCP_SIGNING_KEY_FILE": str(key)} if key else {}
     return {
+        **signing,
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "NATS_URL": ",".join(bridge.settings.nats.servers),
@@ -43,7 +47,9 @@ def environment(bridge: Bridge, user: str = "") -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def client(bridge: Bridge, folder: Path, way: str = "pipes auto", *, user: str = "") -> AsyncIterator[Client]:
+async def client(
+    bridge: Bridge, folder: Path, way: str = "pipes auto", *, user: str = "", key: Path | None = None
+) -> AsyncIterator[Client]:
     """A client of the process; `folder` is where the process runs, so that no qingyu.yaml decides anything."""
     transport, mode = way.split()
     changes: list[object] = []
@@ -52,7 +58,7 @@ async def client(bridge: Bridge, folder: Path, way: str = "pipes auto", *, user:
         if isinstance(message, types.ToolListChangedNotification):
             changes.append(message)
 
-    env = environment(bridge, user)
+    env = environment(bridge, user, key)
     if transport == "pipes":
         server: Any = StdioServerParameters(command=sys.executable, args=["-m", MODULE], env=env, cwd=folder)
         async with Client(server, mode=mode, message_handler=on_message, cache=None) as one:
@@ -126,9 +132,14 @@ async def test_errors_are_tool_errors_in_both_languages(bridge: Bridge, tmp_path
 
 
 async def test_configured_user_is_who_calls(bridge: Bridge, tmp_path: Path) -> None:
-    async with tool_worker(bridge), client(bridge, tmp_path, user="管理员") as one:
+    key, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    key.write_text(private_pem(private_key("EdDSA")))
+    public.write_text(public_pem(private_key("EdDSA")))
+    proofs = await Proofs.open(public)
+    async with tool_worker(bridge, proofs=proofs), client(bridge, tmp_path, user="管理员", key=key) as one:
         await eventually(lambda: names_are(one, ["defect", "look_up", "mine", "never", "twice"]))
         assert (await one.call_tool("mine")).structured_content == {"user": "管理员", "project": ""}
+    await proofs.close()
 
 
 @ways

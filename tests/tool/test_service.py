@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from qingyu_ai import routes
-from qingyu_ai.bus.asking import Asker
+from qingyu_ai.bus.asking import Asker, Sign
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Code, Fault
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as pb
+from qingyu_ai.identity.tool_tokens import Signer
 from qingyu_ai.settings import Bus as BusSettings
+from qingyu_ai.settings import SettingsError
 from services.tool.announcing import OtherTool
 from services.tool.builtin import search_knowledge
 from services.tool.definition import Tool
 from services.tool.process import serve
+from services.tool.proofs import Proofs
 from services.tool.sandbox import Sandbox
 from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge  # the fixtures
 from tests.bridge.conftest import bridge_settings as bridge_settings
 from tests.bus.conftest import FAST
+from tests.tokens import private_key, public_pem
 from tests.tool import few
 from tests.waiting import eventually
 
@@ -42,13 +48,18 @@ def bus_settings() -> BusSettings:
 
 @contextlib.asynccontextmanager
 async def tool_worker(
-    bridge: Bridge, tools: Sequence[Tool[Any, Any]] = TOOLS, *, slots: int = 8, wait_seconds: float = 10.0
+    bridge: Bridge,
+    tools: Sequence[Tool[Any, Any]] = TOOLS,
+    *,
+    slots: int = 8,
+    wait_seconds: float = 10.0,
+    proofs: Proofs | None = None,
 ) -> AsyncIterator[Worker]:
     """A tool worker in the test's process; its computed tools run in one child."""
     bus = await NatsBus.open(bridge.settings.nats.servers, "tool", on_closed=lambda: None)
     async with Sandbox(tools, children=1, wait_seconds=wait_seconds) as sandbox:
         worker = Worker(bus, "tool", bridge.settings.bus, slots=slots)
-        serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds)
+        serve(bus, worker, tools, sandbox, bridge.settings.bus.tool_lease_seconds, proofs=proofs)
         try:
             await worker.start()
             await eventually(lambda: any(w.id == worker.token for w in bridge.presence.workers()))
@@ -165,14 +176,50 @@ async def test_knowledge_is_searched_as_the_caller_and_unavailable_without_retri
     assert (asked[0].options.enable_hybrid, asked[0].options.enable_rerank) == (True, True)
 
 
-async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge) -> None:
-    async with tool_worker(bridge) as worker:
+KNOWN = Call("c" * 32, "r", "u", "p", (), Deadline.after(60), "", verified=True)
+
+
+async def asked_for_mine(worker: Worker, sign: Sign | None, call: Call = KNOWN) -> pb.ToolResponse:
+    request = pb.ToolRequest(tool_name="mine", parameters="{}")
+    return await Asker(worker.bus, sign).ask(call, routes.CALL_TOOL, request, part="1", seconds=5)
+
+
+async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge, tmp_path: Path) -> None:
+    (tmp_path / "callers.pem").write_text(public_pem(private_key("EdDSA")))
+    proofs = await Proofs.open(tmp_path / "callers.pem")
+    ours, theirs = Signer(private_key("EdDSA")).sign, Signer(private_key("EdDSA", 1)).sign
+    async with tool_worker(bridge, proofs=proofs) as worker:
         refusal = await bridge.refused(routes.CALL_TOOL, pb.ToolRequest(tool_name="mine", parameters="{}", user_id="u"))
         assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
-        known = Call("c" * 32, "r", "u", "p", (), Deadline.after(5), "", verified=True)
-        request = pb.ToolRequest(tool_name="mine", parameters="{}")
-        answer = await Asker(worker.bus).ask(known, routes.CALL_TOOL, request, part="1", seconds=5)
-        assert json.loads(answer.result) == {"user": "u", "project": "p"}
+        assert json.loads((await asked_for_mine(worker, ours)).result) == {"user": "u", "project": "p"}
+        for sign in (
+            theirs,
+            lambda call, user, tool: ours("d" * 32, user, tool),
+            lambda call, user, tool: ours(call, "v", tool),
+            lambda call, user, tool: ours(call, user, "twice"),
+            lambda call, user, tool: "x",
+        ):
+            with pytest.raises(Fault) as error:
+                await asked_for_mine(worker, sign)
+            assert error.value.code is Code.UNAUTHENTICATED
+        with pytest.raises(Fault) as error:
+            await asked_for_mine(worker, None)
+        assert (error.value.code, error.value.reason) == (Code.FAILED_PRECONDITION, "NO_PROOF")
+        assert "QINGYU_AGENT__SIGNING_KEY_FILE" in error.value.message
+        assert (await call(bridge, "twice", number=1)).success, "other tools need no proof"
+    await proofs.close()
+
+
+async def test_worker_without_keys_says_which_setting_is_missing(bridge: Bridge, tmp_path: Path) -> None:
+    async with tool_worker(bridge) as worker:
+        with pytest.raises(Fault) as error:
+            await asked_for_mine(worker, Signer(private_key("EdDSA")).sign)
+        assert (error.value.code, error.value.reason) == (Code.FAILED_PRECONDITION, "NO_PROOF")
+        for words in (error.value.message, error.value.chinese):
+            assert "QINGYU_TOOL__CALLER_KEYS_FILE" in words
+    (tmp_path / "x.pem").write_text("x")
+    with pytest.raises(SettingsError, match=r"^QINGYU_TOOL__CALLER_KEYS_FILE: .*holds no key"):
+        await Proofs.open(tmp_path / "x.pem")
 
 
 async def test_tools_of_two_workers_are_one_list_and_leave_it_with_their_worker(bridge: Bridge) -> None:

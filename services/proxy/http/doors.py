@@ -5,22 +5,23 @@ from __future__ import annotations
 import hmac
 from urllib.parse import unquote, urlsplit
 
-import jwt
 from starlette.requests import HTTPConnection
 
-from qingyu_ai.settings import Proxy
-from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, AIProxyError, Invalid
+from qingyu_ai.identity.claims import Refused
+from qingyu_ai.identity.keys import BadKeys
+from qingyu_ai.identity.verifier import LONGEST_TOKEN, CannotTell, Verifier, bearer, verifier_of
+from qingyu_ai.settings import Proxy, SettingsError, env_name
+from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, AIProxyError, Invalid
 from services.proxy.who import NOBODY, Who
 
+from .paths import sent_path
 from .tickets import COOKIE, Tickets
 
 COOKIE_NAME = "qingyu_reader"
 BACKEND_KEY = "x-backend-key"
 USER, PROJECT = "x-user-id", "x-project-id"
-LONGEST_TOKEN = 8 * 1024
-SHARED_ALGORITHMS = ("HS256",)
-PUBLIC_ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""Never both for one key: a public key would be taken for a shared one."""
+NOT_VALID = ("令牌无效，请重新登录", "The token is not valid; sign in again")
+"""For every reason: another word would help only who forges tokens."""
 
 
 class Doors:
@@ -29,16 +30,34 @@ class Doors:
     Args:
         settings: of the HTTP face.
         tickets: of this process.
+        verifier: of tokens; None: there is no key for them.
     """
 
-    def __init__(self, settings: Proxy, tickets: Tickets) -> None:
+    def __init__(self, settings: Proxy, tickets: Tickets, verifier: Verifier | None = None) -> None:
         self._settings = settings
         self._tickets = tickets
-        shared = settings.token_key.get_secret_value()
-        public = settings.token_key_file.read_text() if settings.token_key_file else ""
-        self._key = shared or public
-        self._algorithms = SHARED_ALGORITHMS if shared else PUBLIC_ALGORITHMS
+        self._verifier = verifier
         self._backend_key = settings.backend_key.get_secret_value().encode()
+
+    @classmethod
+    async def open(cls, settings: Proxy, tickets: Tickets) -> Doors:
+        """Read the keys.
+
+        Raises:
+            SettingsError: they cannot be used.
+        """
+        verifier = verifier_of(settings)
+        if verifier is not None:
+            try:
+                await verifier.start()
+            except BadKeys as e:
+                raise SettingsError(f"{env_name(('proxy', 'token_key_file'))}: {e}") from None
+        return cls(settings, tickets, verifier)
+
+    async def close(self) -> None:
+        """Look for keys no more."""
+        if self._verifier is not None:
+            await self._verifier.stop()
 
     def check_origin(self, connection: HTTPConnection) -> None:
         """Let pages of known origins in, and whoever is no page.
@@ -55,26 +74,29 @@ class Doors:
             PERMISSION_DENIED, "不允许该来源访问", "This origin may not call; see QINGYU_PROXY__ALLOWED_ORIGINS"
         )
 
-    def who(self, connection: HTTPConnection) -> Who:
+    async def who(self, connection: HTTPConnection) -> Who:
         """Find out who calls.
 
         Raises:
             AIProxyError: nobody who may.
         """
         headers = connection.headers
-        bearer = _bearer(headers.get("authorization", ""))
+        given = headers.getlist("authorization")
+        if len(given) > 1:  # of which whoever stands between may have read the other one
+            raise AIProxyError(UNAUTHENTICATED, *NOT_VALID)
+        token = bearer(given[0]) if given else ""
         if BACKEND_KEY in headers:
             if not self._backend_key or not hmac.compare_digest(headers[BACKEND_KEY].encode(), self._backend_key):
                 raise AIProxyError(UNAUTHENTICATED, "后端密钥无效", "This is not the key of a trusted backend")
-            return _named(connection, bearer)
-        if bearer and self._key:
-            return self._verified(connection, bearer)
+            return _named(connection, token)
+        if token and self._verifier is not None:
+            return await self._verified(connection, token, self._verifier)
         if ticket := connection.query_params.get("ticket", ""):
             return self._ticket(connection, ticket)
         if cookie := connection.cookies.get(COOKIE_NAME, ""):
-            return self._tickets.open(cookie, connection.url.path, COOKIE)
+            return self._tickets.open(cookie, sent_path(connection.scope), COOKIE)
         if self._settings.authentication == "off":
-            return _named(connection, bearer)
+            return _named(connection, token)
         raise AIProxyError(
             UNAUTHENTICATED,
             "请先登录：需要令牌或票据",
@@ -82,7 +104,7 @@ class Doors:
         )
 
     def _ticket(self, connection: HTTPConnection, ticket: str) -> Who:
-        path = connection.url.path
+        path = sent_path(connection.scope)
         try:
             return self._tickets.open(ticket, path)
         except AIProxyError:
@@ -91,41 +113,25 @@ class Doors:
                 return self._tickets.open(cookie, path, COOKIE)
             raise
 
-    def _verified(self, connection: HTTPConnection, token: str) -> Who:
-        settings = self._settings
+    async def _verified(self, connection: HTTPConnection, token: str, verifier: Verifier) -> Who:
         try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=list(self._algorithms),
-                audience=settings.token_audience or None,
-                issuer=settings.token_issuer or None,
-                options={"require": ["exp", "sub"], "verify_aud": bool(settings.token_audience)},
-            )
-        except jwt.ExpiredSignatureError:
+            claims = await verifier.verify(token)
+        except Refused:
+            raise AIProxyError(UNAUTHENTICATED, *NOT_VALID) from None
+        except CannotTell:
             raise AIProxyError(
-                UNAUTHENTICATED, "令牌已过期，请重新登录", "The token has expired; sign in again"
+                UNAVAILABLE, "暂时无法验证令牌，请稍后重试", "Tokens cannot be verified at this moment; try again"
             ) from None
-        except (jwt.InvalidTokenError, ValueError):
-            raise AIProxyError(UNAUTHENTICATED, "令牌无效", "The token is not valid") from None
         named = _named(connection, token)
-        if named.user_id not in ("", claims["sub"]):
+        if named.user_id not in ("", claims.user):
             raise AIProxyError(PERMISSION_DENIED, "令牌不属于该用户", "The token is another user's than X-User-Id says")
-        return Who(claims["sub"], named.project_id, token)
-
-
-def _bearer(header: str) -> str:
-    scheme, _, token = header.partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
-        return ""
-    if len(token) > LONGEST_TOKEN or not (token.isascii() and token.isprintable()):
-        raise AIProxyError(UNAUTHENTICATED, "令牌无效", "The token is not valid")
-    return token
+        return Who(claims.user, named.project_id, token)
 
 
 def _named(connection: HTTPConnection, token: str) -> Who:
     """Whom the headers name; ids that are not ASCII are percent-encoded."""
+    if len(token) > LONGEST_TOKEN or not (token.isascii() and (not token or token.isprintable())):
+        raise AIProxyError(UNAUTHENTICATED, *NOT_VALID)
     found = []
     for name in (USER, PROJECT):
         try:

@@ -16,21 +16,19 @@ from qingyu_ai.settings import Proxy
 from services.proxy.errors import EXHAUSTED, NOT_FOUND, AIProxyError, Invalid
 from services.proxy.models import (
     AgentRequest,
-    AgentTask,
     Answer,
     ChatRequest,
     IndexRequest,
     SearchRequest,
-    Ticket,
-    TicketRequest,
-    ToolParameters,
 )
 from services.proxy.service import AIProxyService
 from services.proxy.who import Who
 
 from .answers import json_response
+from .bodies import AgentTask, Ticket, TicketRequest, ToolParameters
 from .doors import COOKIE_NAME, Doors
 from .operations import FOLLOW
+from .paths import sent_path
 from .reading import JSON, NDJSON, body_of, checked_id, deadline_of, ended, gone, parsed, request_id_of
 from .sse import EventStream
 from .tickets import COOKIE, Tickets
@@ -64,14 +62,14 @@ class Face:
 
     async def execute_agent(self, request: Request) -> Response:
         """Have an agent do a task."""
-        who, task = self.doors.who(request), await self._task(request)
+        who, task = await self.doors.who(request), await self._task(request)
         if task.stream:
             return self._agent_stream(request, task, who)
         return await self._answer(request, self.service.execute_agent(task, who, **_how(request)))
 
     async def execute_agent_stream(self, request: Request) -> Response:
         """The same as a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return self._agent_stream(request, await self._task(request), who)
 
     def _agent_stream(self, request: Request, task: AgentRequest, who: Who) -> Response:
@@ -92,14 +90,14 @@ class Face:
 
     async def chat(self, request: Request) -> Response:
         """Answer the last message of a conversation."""
-        who, asked = self.doors.who(request), await self._read(request, ChatRequest)
+        who, asked = await self.doors.who(request), await self._read(request, ChatRequest)
         if asked.stream:
             return self._chat_stream(request, asked, who)
         return await self._answer(request, self.service.chat(asked, who, **_how(request)))
 
     async def chat_stream(self, request: Request) -> Response:
         """The same as a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return self._chat_stream(request, await self._read(request, ChatRequest), who)
 
     def _chat_stream(self, request: Request, asked: ChatRequest, who: Who) -> Response:
@@ -113,7 +111,7 @@ class Face:
 
     async def follow(self, request: Request) -> Response:
         """Read a stream on."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         request_id = checked_id("requestId", request.path_params["requestId"])
         given = request.headers.get("last-event-id") or request.query_params.get("lastEventId", "")
         chunks = self.service.follow(request_id, who, event_id=given, deadline=deadline_of(request))
@@ -124,7 +122,7 @@ class Face:
 
     def _cookie(self, request: Request, who: Who) -> str:
         """Lets a browser come back to this stream, and to nothing else."""
-        path, seconds = request.url.path, self.settings.reconnect_seconds
+        path, seconds = sent_path(request.scope), self.settings.reconnect_seconds
         # A page of another site gets its cookie back over TLS only.
         site = "None; Secure" if request.url.scheme == "https" else "Lax"
         sealed = self._tickets.seal(who, path, seconds, COOKIE)
@@ -133,18 +131,18 @@ class Face:
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a stream."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         await self.service.cancel(checked_id("requestId", request.path_params["requestId"]), who)
         return Response(status_code=204)
 
     async def search(self, request: Request) -> Response:
         """Find parts of the user's documents."""
-        who, asked = self.doors.who(request), await self._read(request, SearchRequest)
+        who, asked = await self.doors.who(request), await self._read(request, SearchRequest)
         return await self._answer(request, self.service.rag_search(asked, who, **_how(request)))
 
     async def index(self, request: Request) -> Response:
         """Store a document, or many."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
             return await self._batch(request, who)
         asked = await self._read(request, IndexRequest)
@@ -174,24 +172,24 @@ class Face:
 
     async def delete(self, request: Request) -> Response:
         """Remove a document."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return await self._answer(request, self.service.rag_delete(request.path_params["id"], who, **_how(request)))
 
     async def list_tools(self, request: Request) -> Response:
         """Describe the tools that there are."""
-        who, category = self.doors.who(request), request.query_params.get("category", "")
+        who, category = await self.doors.who(request), request.query_params.get("category", "")
         return await self._answer(request, self.service.list_tools(who, category=category, **_how(request)))
 
     async def tool_info(self, request: Request) -> Response:
         """Describe one tool."""
-        who = self.doors.who(request)
+        who = await self.doors.who(request)
         return await self._answer(
             request, self.service.get_tool_info(request.path_params["name"], who, **_how(request))
         )
 
     async def call_tool(self, request: Request) -> Response:
         """Run a tool."""
-        who, name = self.doors.who(request), request.path_params["name"]
+        who, name = await self.doors.who(request), request.path_params["name"]
         asked = await self._read(request, ToolParameters)
         if asked.tool_name not in ("", name):
             raise Invalid(("toolName", "differs from the path"))
@@ -200,7 +198,7 @@ class Face:
 
     async def ticket(self, request: Request) -> Response:
         """Give out a ticket."""
-        who, asked = self.doors.who(request), await self._read(request, TicketRequest)
+        who, asked = await self.doors.who(request), await self._read(request, TicketRequest)
         seconds = self.settings.ticket_seconds
         ticket = self._tickets.seal(who, asked.path, seconds)
         answer = Ticket(ticket=ticket, expires_in=seconds, url=f"{asked.path}?ticket={ticket}")

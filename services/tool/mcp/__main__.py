@@ -9,6 +9,7 @@ import sys
 
 from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.identity.signing import signing
 from qingyu_ai.process import run
 from qingyu_ai.settings import Settings
 from services.tool.registry import Registry
@@ -32,7 +33,8 @@ async def main(port: int | None, settings: Settings, stop: asyncio.Event) -> Non
     await bus.ensure_topology(settings.bus)
     registry = Registry(bus, settings.bus.tool_lease_seconds)
     await registry.start()
-    tools = OurTools(registry, Asker(bus), settings.tool.mcp_user)
+    sign = signing(settings.tool.mcp_signing_key_file, ("tool", "mcp_signing_key_file"))
+    tools = OurTools(registry, Asker(bus, sign), settings.tool.mcp_user)
     tools.start()
     try:
         if port is None:

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from qingyu_ai.settings import AiProxy, Proxy
-from services.proxy.http.app import application
+from services.proxy.http.app import Application
 from services.proxy.http.doors import Doors
 from services.proxy.http.face import Face
 from services.proxy.http.server import Server, listen
@@ -61,12 +61,14 @@ async def open_site(bridge: Bridge) -> AsyncIterator[Open]:
             service = await AIProxyService.start(AiProxy(python_addr=f"127.0.0.1:{bridge.port}", **(ai or {})))
             stack.push_async_callback(service.close)
             tickets = Tickets(own.ticket_key.get_secret_value())
-            face = Face(service, own, Doors(own, tickets), tickets)
+            doors = await Doors.open(own, tickets)
+            stack.push_async_callback(doors.close)
+            face = Face(service, own, doors, tickets)
             listener, stop = listen(own), asyncio.Event()
             if send_bytes:  # what the kernel holds for a client that does not read; accepted sockets inherit it
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
             port = listener.getsockname()[1]
-            serving = asyncio.create_task(Server(application(face), own).run_until(stop, listener))
+            serving = asyncio.create_task(Server(Application(face), own).run_until(stop, listener))
 
             async def end() -> None:
                 stop.set()
