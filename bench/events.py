@@ -61,7 +61,7 @@ def ended(number: int) -> Decided:
     """A call that has completed."""
     held = bus_pb2.Record(state=record.DONE, at_ms=record.now_ms(), end=bus_pb2.End(count=200, trailers=COST))
     held.claims.add(worker="abc", delivery=1, at_ms=record.now_ms() - 3000)
-    return Decided(call_of(number), 7, held, b"")
+    return Decided(call_of(number), 7, held)
 
 
 async def publishing(nats: str, rounds: int) -> None:

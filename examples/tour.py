@@ -1,6 +1,6 @@
 """A tour of the AI backend: what a Python caller does, in the order in which one meets it.
 
-    python examples/tour.py --target 127.0.0.1:50051
+    python examples/tour.py --target 127.0.0.1:50051 --proxy http://127.0.0.1:8080
 
 Exit status 0: every answer came and was whole. 1: one was not, and the last line says which.
 """
@@ -15,6 +15,7 @@ import uuid
 import agent
 import grpc
 import retrieval
+import web
 from calling import (
     KEEPALIVE,
     Broken,
@@ -47,7 +48,8 @@ def main() -> int:
     """Take the tour."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="127.0.0.1:50051", help="the bridge, host:port (default: %(default)s)")
-    target = parser.parse_args().target
+    parser.add_argument("--proxy", default="", help="the AI Proxy, such as http://127.0.0.1:8080; without: left out")
+    target, proxy = (asked := parser.parse_args()).target, asked.proxy.rstrip("/")
     try:
         with grpc.insecure_channel(target, options=KEEPALIVE) as channel:
             connect(channel, target)
@@ -60,6 +62,10 @@ def main() -> int:
                 retrieval.tour(rag_pb2_grpc.RAGServiceStub(channel), stub)
             else:
                 heading("六、资料库", "left out: 这里没有检索 · there is no retrieval here")
+        if proxy:
+            web.tour(proxy)
+        else:
+            heading("九、浏览器的流", "left out: 未指定 --proxy · no --proxy is given")
     except grpc.RpcError as e:
         return fail(f"调用失败 · the call failed: {status_of(e)}")
     except Broken as e:

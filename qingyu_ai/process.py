@@ -21,6 +21,7 @@ from .events.publishing import Publisher
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
+from .tracing.starting import traced
 from .watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,13 @@ def run(name: str, main: Main, *, logs: TextIO | None = None) -> None:
         sys.stderr.write(f"{name}: {e}\n")
         sys.exit(EXIT_SETTINGS)
     configure_logging(settings.log, name, logs)
-    sys.exit(uvloop.run(_supervised(main, settings)))
+    try:
+        with traced(settings.trace, name):
+            status = uvloop.run(_supervised(main, settings))
+    except SettingsError as e:
+        log.error("settings_do_not_hold", error=str(e))
+        status = EXIT_SETTINGS
+    sys.exit(status)
 
 
 async def _supervised(main: Main, settings: Settings) -> int:
@@ -108,6 +115,7 @@ async def worker_process(
     serve: Callable[[NatsBus, Worker], None],
     *,
     metadata: dict[str, str] | None = None,
+    publishes: Callable[[Publisher], None] | None = None,
 ) -> None:
     """Run a worker process: connect, register, serve, drain.
 
@@ -115,6 +123,7 @@ async def worker_process(
         own: the settings that every kind of worker has.
         serve: registers the rows.
         metadata: what the worker says of itself when asked who is there.
+        publishes: is given what publishes the process's events, before `serve`.
 
     Raises:
         TransportError: there is no broker, or not the one that the settings want.
@@ -125,15 +134,24 @@ async def worker_process(
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
     publisher = Publisher(bus, settings.bus)
     watch_events(publisher)
+    if publishes is not None:
+        publishes(publisher)
     worker = Worker(bus, kind, settings.bus, slots=own.slots, metadata=metadata, observer=publisher)
     serve(bus, worker)
     observe(worker)
 
+    serving = False
+
     def unready() -> str:
-        return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"
+        if worker.draining:
+            return "draining"
+        if not bus.connected:
+            return "no connection to NATS"
+        return "" if serving else "starting"
 
     operations = open_operations(kind, own.metrics_host, own.metrics_port, unready) if own.metrics_port else None
     await worker.start()
+    serving = True
     await stop.wait()
     await worker.drain(own.drain_seconds)
     if operations is not None:
@@ -150,7 +168,7 @@ def watch_events(publisher: Publisher, registry: CollectorRegistry = REGISTRY) -
     for kind in KINDS:
         sent.labels(kind.name).set_function(functools.partial(publisher.sent.__getitem__, kind.name))
         shed.labels(kind.name).set_function(functools.partial(publisher.shed.__getitem__, kind.name))
-    waiting = Gauge("qingyu_events_waiting", "Events of decided calls that are not stored yet", registry=registry)
+    waiting = Gauge("qingyu_events_waiting", "Events that must not be shed and are not stored yet", registry=registry)
     waiting.set_function(lambda: publisher.waiting)
 
 

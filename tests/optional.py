@@ -68,5 +68,5 @@ def require_program(name: str) -> str:
     """
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
     if path is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed: run `make system` as root on Debian, or install it")
     return path

@@ -281,7 +281,7 @@ class System:
     @property
     def env(self) -> dict[str, str]:
         """What every process gets, and nothing that a developer has set for the system at hand."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("QINGYU_", "OTEL_")) and k != "NATS_URL"}
         own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NATS_URL": self.nats.url}
         own[env_name(("bus", "replicas"))] = str(self.nats.replicas)
         own[env_name(("bridge", "drain_seconds"))] = str(DRAIN_SECONDS)

@@ -1,7 +1,8 @@
-"""Erase what a user left on the bus: waiting jobs, records and logs of calls, dead letters, sessions.
+"""Erase what a user left on the bus: waiting jobs, records and logs of calls, dead letters, sessions, events.
 
-A record says whose it is by a hash, a session too; a job and a dead letter by the header that they came with. A log says nothing,
-and is found by the calls of the others. What a release before this one wrote does not say it, and goes with its age.
+A record says whose it is by a hash, a session too; a job and a dead letter by the header that they came with; an event names the
+user of its call. A log says nothing, and is found by the calls of the others. What a release before this one wrote does not say
+it, and goes with its age.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+import nats.errors
+from google.protobuf.message import DecodeError
 from nats.js import JetStreamContext
-from nats.js.api import RawStreamMsg
+from nats.js.api import AckPolicy, ConsumerConfig, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from qingyu_ai.contract import bus_pb2
+from qingyu_ai.contract.events_pb2 import CallAccepted
 
 from . import headers, subjects, topology
 from .connection import NatsBus
@@ -25,6 +29,8 @@ JOBS = ("AI_CHAT", "AI_JOBS")
 
 SECONDS = 5.0
 """For one request."""
+
+EVENTS_AT_ONCE = 500
 
 
 @dataclass
@@ -39,11 +45,13 @@ class Traces:
     sessions: list[str] = field(default_factory=list)
     logs: list[str] = field(default_factory=list)
     """One for each call of which the log holds something."""
+    events: list[int] = field(default_factory=list)
+    """Sequences."""
 
     @property
     def counts(self) -> dict[str, int]:
         """How many of each."""
-        return {name: len(getattr(self, name)) for name in ("jobs", "records", "logs", "letters", "sessions")}
+        return {name: len(getattr(self, name)) for name in ("jobs", "records", "logs", "letters", "sessions", "events")}
 
 
 async def find(bus: NatsBus, user: str) -> Traces:
@@ -71,16 +79,18 @@ async def find(bus: NatsBus, user: str) -> Traces:
     for call in sorted(filter(subjects.CALL_ID.fullmatch, calls)):
         if await bus.next(topology.LOG, subjects.logs_of_call(call), 1, timeout=SECONDS) is not None:
             traces.logs.append(call)
+    traces.events = await _events(js, user)
     return traces
 
 
 async def erase(bus: NatsBus, traces: Traces) -> None:
     """Erase what was found, the jobs first: or a worker would make the rest anew."""
-    for stream, sequence in traces.jobs:
+    events = ((topology.EVENTS, sequence) for sequence in traces.events)
+    for stream, sequence in (*traces.jobs, *events):
         try:
             await bus.jetstream.delete_msg(stream, sequence)
         except NotFoundError:
-            continue  # done meanwhile
+            continue  # done meanwhile, or too old
     for stream, found, name in (
         (topology.LOG, traces.logs, subjects.logs_of_call),
         (topology.DEAD, traces.letters, _as_it_is),
@@ -109,6 +119,36 @@ async def _messages(js: JetStreamContext, stream: str) -> AsyncIterator[RawStrea
             return
         yield message
         sequence = (message.seq or sequence) + 1
+
+
+async def _events(js: JetStreamContext, user: str) -> list[int]:
+    """Where the events of a user's calls are. By a consumer: there may be a million events."""
+    asked = ConsumerConfig(ack_policy=AckPolicy.NONE, mem_storage=True, inactive_threshold=2 * SECONDS)
+    reader = await js.pull_subscribe("", stream=topology.EVENTS, config=asked)
+    found: list[int] = []
+    try:
+        left = (await reader.consumer_info()).num_pending or 0
+        while left > 0:
+            try:
+                messages = await reader.fetch(min(left, EVENTS_AT_ONCE), timeout=SECONDS)
+            except nats.errors.TimeoutError:
+                left = (await reader.consumer_info()).num_pending or 0  # the oldest may have gone meanwhile
+                continue
+            for message in messages:
+                left = min(left - 1, message.metadata.num_pending)
+                if _event_user(message.data) == user:
+                    found.append(message.metadata.sequence.stream)
+    finally:
+        await reader.unsubscribe()
+    return found
+
+
+def _event_user(data: bytes) -> str:
+    """All events that are about a call have it in one place, those of a later release too."""
+    try:
+        return CallAccepted.FromString(data).call.user
+    except DecodeError:
+        return ""
 
 
 def _session_owner(data: bytes) -> str:

@@ -74,6 +74,8 @@ class Call:
     """Of a call of a tool: who called it has signed that it is this user's."""
     submitted: Submission = field(default_factory=Submission)
     """Of a job: its place among all that were stored. What replaces a thing by name lets the larger one win."""
+    epoch: int = 0
+    """Of the claim; 0: none."""
     trailers: dict[str, str] = field(default_factory=dict)
     """Trailing metadata for the caller."""
     said: tuple[Any, ...] = ()

@@ -182,7 +182,7 @@ class Jobs:
                     entry = record.Entry(revision, value)
                 if served is not None:
                     observed = Observed.of(served.route, delivery.subject, Envelope.scraped(headers))
-                    await self._observer.decided(Decided(observed, entry.revision, entry.record, delivery.data))
+                    await self._observer.decided(Decided(observed, entry.revision, entry.record))
             except (TransportError, ValueError) as e:
                 log.warning("job_not_decided", call=call, error=str(e))
                 delivery.nak(1.0)

@@ -15,6 +15,7 @@ from . import headers as wire
 from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
+    Backlog,
     Delivery,
     Headers,
     Hook,
@@ -132,7 +133,9 @@ class MemoryBus:
 
         token = self.request(subject, data, arrived, headers=headers)
         try:
-            body, reply_headers = await asyncio.wait_for(answer, timeout)
+            async with asyncio.timeout(timeout):  # `wait_for` would swallow a cancellation
+                await asyncio.sleep(0)  # as over a wire: nobody is answered before others have had their turn
+                body, reply_headers = await answer
         except TimeoutError:
             raise ReplyTimeout(f"no reply from {subject} within {timeout:.3g} s") from None
         finally:
@@ -213,7 +216,18 @@ class MemoryBus:
         """See `transport.Bus.used`."""
         source = self._broker.streams[stream]
         oldest = next(iter(source.messages.values()), None)
-        return Usage(source.used, source.plan.bytes, oldest.at if oldest else 0, source.created, source.generation)
+        return Usage(
+            source.used,
+            source.plan.bytes,
+            oldest.at if oldest else 0,
+            source.created,
+            source.generation,
+            len(source.messages),
+        )
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        return self._broker.consumer(queue).backlog()
 
     async def close(self) -> None:
         """See `transport.Bus.close`."""

@@ -44,8 +44,6 @@ class Decided:
     revision: int
     """Of the record."""
     record: bus_pb2.Record
-    body: bytes
-    """The request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ TOUR_SECONDS = 300.0
 TELL_EVERY_SECONDS = 2.0
 SHOWN_LINES = 40
 HOST = "127.0.0.1"
+ALWAYS = ("bridge", "proxy")
+"""Kinds that the demo starts even if this machine is set to run none of them: its tour comes in there."""
+
+OPEN = {"authentication": "off"}
+"""The tour has no token."""
+
 OWN_DATABASE = {"dsn": "", "owner_dsn": ""}
 """Also when the environment names one: the demo must not leave its traces there."""
 INTERRUPTED_STATUS = 128 + signal.SIGINT
@@ -120,9 +126,9 @@ async def _work_or_interrupt(
 
 async def _work(supervisor: Supervisor, settings: Settings, tour: Path, terminal: Terminal) -> None:
     await _start(supervisor, terminal)
-    target = f"{HOST}:{settings.bridge.port}"
-    terminal.print(f"everything is up; now: python examples/tour.py --target {target}", style="dim")
-    await _take_tour(tour, target)
+    where = ("--target", f"{HOST}:{settings.bridge.port}", "--proxy", f"http://{HOST}:{settings.proxy.port}")
+    terminal.print(f"everything is up; now: python examples/tour.py {' '.join(where)}", style="dim")
+    await _take_tour(tour, where)
     died = [p.program.name for p in supervisor.processes if not p.up.is_set()]
     if died:
         raise DemoFailed(f"died during the tour: {', '.join(died)}")
@@ -149,10 +155,10 @@ async def _tell(supervisor: Supervisor, terminal: Terminal) -> None:
             terminal.print(f"waiting for {name}: {logline.printable(reason)}", style="dim")
 
 
-async def _take_tour(tour: Path, target: str) -> None:
+async def _take_tour(tour: Path, where: tuple[str, ...]) -> None:
     """Run the example as a person would, with its output where ours goes."""
     child = await asyncio.create_subprocess_exec(
-        *tethered((sys.executable, str(tour), "--target", target)),
+        *tethered((sys.executable, str(tour), *where)),
         env={**os.environ, **python_environment()},
         stdin=asyncio.subprocess.DEVNULL,
         start_new_session=True,
@@ -183,11 +189,13 @@ def _settings(folder: Path, terminal: Terminal) -> tuple[Settings, dict[str, str
         "bus": {"replicas": 1},
     }
     for kind in KINDS:
-        one = min(1, kind.section(configured).processes)
+        one = 1 if kind.name in ALWAYS else min(1, kind.section(configured).processes)
         served = {"host": HOST, "port": next(ports)} if kind.serves(configured) else {}
-        own = {"host": HOST, "port": next(ports), **OWN_DATABASE} if kind.name == "rag" else {}
+        own: dict[str, Any] = {"host": HOST, "port": next(ports), **OWN_DATABASE} if kind.name == "rag" else {}
+        own |= OPEN if kind.name == "proxy" else {}
         at = {"metrics_host": HOST, "metrics_port": next(ports)}
         overrides[kind.name] = {"processes": one, **at, **served, **own}
+    overrides["ai"] = {"proxy": {"python_addr": f"{HOST}:{overrides['bridge']['port']}"}}
     # What this machine does not start is nowhere: HealthCheck must not miss it.
     absent = {kind.name for kind in KINDS if not kind.section(configured).processes}
     overrides["bridge"] |= {"expected_workers": [k for k in configured.bridge.expected_workers if k not in absent]}

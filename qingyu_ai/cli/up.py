@@ -105,10 +105,16 @@ def welcome(settings: Settings) -> list[str]:
     """Where everything is, once it is there."""
     bridge = settings.bridge
     target = f"{probe.bracketed(probe.reachable(bridge.host))}:{bridge.port}"
-    lines = [
+    proxy, at = settings.proxy, ""
+    lines = []
+    if proxy.processes:
+        at = f"http://{probe.bracketed(probe.reachable(proxy.host))}:{proxy.port}"
+        lines.append(f"The AI Proxy listens on {proxy.host}:{proxy.port} (HTTP, no TLS; {at}/docs lists its routes)")
+    with_proxy = f" --proxy {at}" if at and proxy.authentication == "off" else ""
+    lines += [
         f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, no TLS)",
         "",
-        f"Try it    {_python()} examples/tour.py --target {target}",
+        f"Try it    {_python()} examples/tour.py --target {target}{with_proxy}",
         f"          grpcurl -plaintext {target} qingyu.ai.agent.AIAgentService/HealthCheck",
     ]
     if bridge.metrics_port:

@@ -437,8 +437,38 @@ class CallDeadLettered(_message.Message):
 Global___CallDeadLettered: _TypeAlias = CallDeadLettered  # noqa: Y015
 
 @_typing.final
+class Submission(_message.Message):
+    """Submission orders what happens to one document: of two, the one with the larger queue, and then the larger sequence, was submitted
+    later, and is what stays, whichever event comes first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    queue: _builtins.int
+    """When the job's queue was made, unix nanoseconds."""
+    sequence: _builtins.int
+    """The job's place in it."""
+    def __init__(
+        self,
+        *,
+        queue: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Submission: _TypeAlias = Submission  # noqa: Y015
+
+@_typing.final
 class DocumentIndexed(_message.Message):
-    """DocumentIndexed: a document can be found. Follows a CallCompleted of IndexDocument, and is never shed."""
+    """DocumentIndexed: a version of a document is stored and can be found. Follows from the transaction that stored it, whatever became of
+    the call, and is never shed. A version that came too late to be stored is not told.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -447,6 +477,7 @@ class DocumentIndexed(_message.Message):
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
     at_unix_ms: _builtins.int
     document_id: _builtins.str
     content_type: _builtins.str
@@ -454,6 +485,8 @@ class DocumentIndexed(_message.Message):
     chunks: _builtins.int
     @_builtins.property
     def call(self) -> Global___Call: ...
+    @_builtins.property
+    def submitted(self) -> Global___Submission: ...
     def __init__(
         self,
         *,
@@ -462,10 +495,11 @@ class DocumentIndexed(_message.Message):
         document_id: _builtins.str = ...,
         content_type: _builtins.str = ...,
         chunks: _builtins.int = ...,
+        submitted: Global___Submission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "submitted", b"submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "call", b"call", "chunks", b"chunks", "content_type", b"content_type", "document_id", b"document_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "call", b"call", "chunks", b"chunks", "content_type", b"content_type", "document_id", b"document_id", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,27 +507,31 @@ Global___DocumentIndexed: _TypeAlias = DocumentIndexed  # noqa: Y015
 
 @_typing.final
 class DocumentDeleted(_message.Message):
-    """DocumentDeleted: a document is gone. Follows a CallCompleted of DeleteDocument, and is never shed."""
+    """DocumentDeleted: a document that there was is gone. Follows from the transaction that removed it, and is never shed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_UNIX_MS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
     at_unix_ms: _builtins.int
     document_id: _builtins.str
     @_builtins.property
     def call(self) -> Global___Call: ...
+    @_builtins.property
+    def submitted(self) -> Global___Submission: ...
     def __init__(
         self,
         *,
         at_unix_ms: _builtins.int = ...,
         call: Global___Call | None = ...,
         document_id: _builtins.str = ...,
+        submitted: Global___Submission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "submitted", b"submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "call", b"call", "document_id", b"document_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "call", b"call", "document_id", b"document_id", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError, Message
-
-from qingyu_ai import routes
 from qingyu_ai.bus.fault import Code, Fault
 from qingyu_ai.bus.observing import Decided, Observed
-from qingyu_ai.contract import bus_pb2, rag_pb2
+from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import events_pb2 as events
 
 from . import kinds
@@ -25,7 +22,8 @@ class Told(NamedTuple):
 
     kind: Kind
     id: str
-    message: Message
+    message: Any
+    """Its data, a protobuf message."""
     at_ms: int
 
 
@@ -92,7 +90,6 @@ def _of_end(decided: Decided, facts: Facts, end: bus_pb2.End) -> Iterator[Told]:
             ),
             at_ms,
         )
-        yield from _of_document(decided, id, at_ms, call, end)
         return
     fault = Fault.from_status(end.status)
     if fault.code is Code.CANCELLED:
@@ -106,31 +103,6 @@ def _of_end(decided: Decided, facts: Facts, end: bus_pb2.End) -> Iterator[Told]:
         )
     else:
         yield Told(kinds.FAILED, id, events.CallFailed(failure=failure(fault), **shared), at_ms)
-
-
-def _of_document(decided: Decided, id: str, at_ms: int, call: events.Call, end: bus_pb2.End) -> Iterator[Told]:
-    try:
-        if decided.call.method == routes.INDEX_DOCUMENT.method:
-            indexed = rag_pb2.IndexResponse.FromString(end.answer)
-            if indexed.success:
-                asked = rag_pb2.IndexRequest.FromString(decided.body)
-                document: Message = events.DocumentIndexed(
-                    at_unix_ms=at_ms,
-                    call=call,
-                    document_id=asked.document_id,
-                    content_type=asked.content_type,
-                    chunks=max(0, indexed.chunks_count),
-                )
-                yield Told(kinds.DOCUMENT_INDEXED, f"{id}.document", document, at_ms)
-        elif (
-            decided.call.method == routes.DELETE_DOCUMENT.method
-            and rag_pb2.DeleteResponse.FromString(end.answer).success
-        ):
-            named = rag_pb2.DeleteRequest.FromString(decided.body).document_id
-            document = events.DocumentDeleted(at_unix_ms=at_ms, call=call, document_id=named)
-            yield Told(kinds.DOCUMENT_DELETED, f"{id}.document", document, at_ms)
-    except DecodeError:
-        return  # of a release whose messages are others: the call has completed all the same
 
 
 def of_asked(call: Observed, seconds: float, fault: Fault | None, at_ms: int) -> Told:

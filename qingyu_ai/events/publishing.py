@@ -1,7 +1,8 @@
 """Tells other services what happens: events on their stream. The bus is told to tell this (`bus.observing`).
 
 Two kinds. What follows from a record is kept: published under an id that is a function of the decision, and waited for before the
-job is acknowledged. All the rest is sent without waiting, no more of it than is allowed, and what is beyond that is counted.
+job is acknowledged. So is what a database has noted of documents. All the rest is sent without waiting, no more of it than is
+allowed, and what is beyond that is counted.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from qingyu_ai.bus.transport_errors import PayloadTooLarge, TransportError
 from qingyu_ai.contract import events_pb2 as events
 from qingyu_ai.settings import Bus as BusSettings
 
-from . import cloudevents, kinds
+from . import cloudevents, documents, kinds
 from .deriving import Told, about, of_asked, of_decision
+from .documents import Note
 from .keeping import Keeper
 from .kinds import Kind
 
@@ -51,7 +53,7 @@ class Publisher:
         self.shed: Counter[str] = Counter()
         """By event: not sent, because there were too many or the broker took nothing."""
         self.waiting = 0
-        """Events of decided calls that the stream has not acknowledged yet."""
+        """Events that must not be shed and that the stream has not acknowledged yet."""
 
     def __repr__(self) -> str:
         return f"<Publisher {self.sent.total()} sent, {self.shed.total()} shed, {self.waiting} wait>"
@@ -145,22 +147,35 @@ class Publisher:
         for told in of_decision(call):
             self.waiting += 1
             try:
-                await self._keep(told, call.call)
+                envelope = call.call.envelope
+                await self._keep(told, call.call.kind, envelope.call, envelope.project, envelope.traceparent)
             finally:
                 self.waiting -= 1
 
-    async def _keep(self, told: Told, call: Observed) -> None:
+    async def document(self, note: Note) -> None:
+        """Tell that a document was stored or removed.
+
+        Raises:
+            TransportError: the stream did not take it: it is to be told again.
+            KeyError, DecodeError: it is of another release.
+        """
+        told = documents.told(note)
+        call = told.message.call
+        self.waiting += 1
+        try:
+            await self._keep(told, call.service, call.id, call.project, call.traceparent)
+        finally:
+            self.waiting -= 1
+
+    async def _keep(self, told: Told, service: str, call: str, project: str, traceparent: str) -> None:
         kind, id, message, at = told
-        envelope = call.envelope
-        subject = subjects.event(call.kind, kind.name, subjects.project_token(envelope.project))
-        block = cloudevents.encode(
-            id, source(call.kind), kind.type, at, envelope.call, envelope.traceparent, unique=True
-        )
+        subject = subjects.event(service, kind.name, subjects.project_token(project))
+        block = cloudevents.encode(id, source(service), kind.type, at, call, traceparent, unique=True)
         try:
             await self._keeper.keep(id, subject, message.SerializeToString(), block)
         except PayloadTooLarge as e:
             # It would be as large the next time, and the job must end.
-            log.error("event_too_large", event_kind=kind.name, call=envelope.call, error=str(e))
+            log.error("event_too_large", event_kind=kind.name, call=call, error=str(e))
             self.shed[kind.name] += 1
             return
         self.sent[kind.name] += 1

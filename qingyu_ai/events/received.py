@@ -38,7 +38,6 @@ Data: TypeAlias = (
 DATACLASSES: dict[str, type[Data]] = {type: getattr(v1, type.rpartition(".")[2]) for type in BY_TYPE}
 """By CloudEvents type."""
 
-PARTS: dict[str, type[Any]] = {part: getattr(v1, part) for part in ("Call", "Usage", "Failure", "Worker")}
 """Dataclasses of messages that events are made of."""
 
 NOTHING_SAID = Attributes(id="", source="", type="")
@@ -101,7 +100,7 @@ def read(
 @functools.cache
 def _fields(descriptor: Descriptor) -> tuple[tuple[str, type[Any] | None], ...]:
     """Names of fields, and the dataclasses of those that are messages."""
-    return tuple((f.name, PARTS[f.message_type.name] if f.message_type else None) for f in descriptor.fields)
+    return tuple((f.name, getattr(v1, f.message_type.name) if f.message_type else None) for f in descriptor.fields)
 
 
 def _has_unknown(message: Message) -> bool:

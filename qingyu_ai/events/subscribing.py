@@ -80,11 +80,13 @@ class Subscription:
         self._wake = asyncio.Event()
         self._generation = ""
         self._pending = 0
-        self._handled = 0
+        self._done = 0
+        """All up to here need not come again, if the consumer is lost: what the broker last said, or, of a subscription that
+        nobody shares, the last one that was handled."""
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Subscription {self._name}: {self.lag} behind, at {self._handled}>"
+        return f"<Subscription {self._name}: {self.lag} behind, at {self._done}>"
 
     @property
     def lag(self) -> int:
@@ -121,7 +123,8 @@ class Subscription:
                 one.ack()
                 self._current = None
                 self._left -= 1
-                self._handled = max(self._handled, one.sequence)
+                if not self._durable:
+                    self._done = max(self._done, one.sequence)
                 assert self._puller is not None
                 self._puller.renew()
         finally:
@@ -137,6 +140,7 @@ class Subscription:
         try:
             self._generation = await bus.generation(topology.EVENTS)
             made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
+            self._done = int(made["ack_floor"]["stream_seq"])
             if not self._follow:
                 self._left = made["num_pending"] + made["num_ack_pending"]
             queue = Queue(topology.EVENTS, self._name, "")
@@ -210,18 +214,15 @@ class Subscription:
         found = await self._consumers.find(self._name)
         if found is not None:
             self._pending = int(found["num_pending"])
+            self._done = max(self._done, int(found["ack_floor"]["stream_seq"]))
             return
         # Its server was lost, or somebody has deleted it.
         generation = await self._bus.generation(topology.EVENTS)
         if generation != self._generation:
-            self._generation, self._handled, start = generation, 0, BEGINNING  # another stream: it counts anew
-            self._waiting.clear()
-        elif self._handled:
-            start = consumers.from_sequence(self._handled + 1)
-            self._waiting.clear()
-        else:
-            start = self._since
-        log.warning("events_consumer_made_anew", name=self._name, after=self._handled)
+            self._generation, self._done = generation, 0  # another stream: it counts anew
+        self._waiting.clear()
+        log.warning("events_consumer_made_anew", name=self._name, after=self._done)
+        start = consumers.from_sequence(self._done + 1)
         await self._consumers.make(self._name, self._filters, start, durable=bool(self._durable))
         if self._puller is not None:
             self._puller.renew()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from time import monotonic
 
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
@@ -18,6 +19,10 @@ from services.llm.tokens import estimated
 from .session import Message, Sessions, Turn
 
 SYSTEM = "system"
+
+NOTE_SECONDS = 0.25
+"""Between two notes of a unary answer, which nobody reads before its end: a frame for each delta would cost more than the rest of
+a short call. So much is what a worker that takes over may have to ask for again."""
 
 
 class ChatService:
@@ -37,20 +42,21 @@ class ChatService:
     async def chat(self, call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
         """Answer in one piece. An answer that its model could not finish is given as far as it goes, and says so.
 
-        The text is noted as it comes: a worker that takes the call over goes on with it, and asks no model for it again.
+        The text is noted while it comes: a worker that takes the call over goes on with it, and asks no model for it again.
         """
         begun = "".join([chunk.delta for chunk in call.said])
         complete = any(chunk.is_final for chunk in call.said)
-        said = [begun]
+        said, noted = [begun], 1
+        noted_at = monotonic()
         status = common.Status(code=0, message="ok")
         try:
             async with aclosing(self._talk(call, request, begun, complete=complete)) as deltas:
                 async for delta in deltas:
                     if delta.text:
                         said.append(delta.text)
-                        await call.note(ai.ChatStreamChunk(delta=delta.text))
-            if not complete:
-                await call.note(ai.ChatStreamChunk(is_final=True))
+                        if monotonic() - noted_at >= NOTE_SECONDS:
+                            await call.note(ai.ChatStreamChunk(delta="".join(said[noted:])))
+                            noted, noted_at = len(said), monotonic()
         except UpstreamFault as e:
             if not any(said):
                 raise

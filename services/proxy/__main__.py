@@ -11,7 +11,7 @@ from qingyu_ai.process import open_operations, run
 from qingyu_ai.settings import Settings
 
 from .errors import AIProxyError
-from .http.app import application
+from .http.app import Application
 from .http.doors import Doors
 from .http.face import Face
 from .http.server import Server, listen
@@ -39,7 +39,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 log.warning("tickets_hold_here_only", set="QINGYU_PROXY__TICKET_KEY")
             doors = await Doors.open(own, tickets)
             face = Face(service, own, doors, tickets)
-            server = Server(application(face), own)
+            server = Server(Application(face), own)
             ready = True
             log.info(
                 "proxy_started",

@@ -63,7 +63,7 @@ class Logical:
     who: Who
     request_id: str
     timeout: float | None = None
-    """Seconds for each attempt; None: as configured."""
+    """Seconds for each attempt; None: as configured, which a stream may exceed while it goes on."""
     deadline: Deadline | None = None
     """Of the caller; None: it waits as long as it takes."""
     follows: bool = False
@@ -123,7 +123,7 @@ class Calling:
         )
 
     async def _attempts(self, call: Logical, ask: Callable[[float], Coroutine[Any, Any, Reply]]) -> Reply:
-        attempts = await self._begin(call)
+        attempts = await self.begin(call)
         try:
             while True:
                 try:
@@ -137,18 +137,19 @@ class Calling:
             raise
 
     async def stream(
-        self, call: Logical, position: Position, *, lingers: bool = False
+        self, call: Logical, position: Position, *, lingers: bool = False, attempts: Attempts | None = None
     ) -> AsyncGenerator[StreamChunk, None]:
         """Make a call whose reply is a stream, and read all of it.
 
         Args:
             position: where its reader stands; moved on.
             lingers: a reader that stops may come back, so stopping does not cancel.
+            attempts: of the same call, which has been let in; None: it is let in now.
 
         Raises:
             AIProxyError: it failed.
         """
-        attempts = await self._begin(call)
+        attempts = attempts or await self.begin(call)
         start = position.event_id
         try:
             while True:
@@ -181,8 +182,13 @@ class Calling:
         with attempts.one(again=again) as (permit, seconds):
             if again:
                 await self._connection.ready(min(LINGER_SECONDS, seconds))
+            # The time of an attempt bounds how long a stream may be silent: one that goes on is not cut off in the middle of a
+            # chapter. It ends with its caller's time, with the agent's own, or with the bridge's.
+            whole = min(call.timeout or float("inf"), attempts.remaining)
             metadata = call.metadata(position.offset)
-            with self._connection.stream(call.route, call.request, metadata, seconds) as streaming:
+            with self._connection.stream(
+                call.route, call.request, metadata, whole if whole < float("inf") else None, seconds
+            ) as streaming:
                 async with aclosing(streaming.messages()) as messages:
                     async for message in messages:
                         permit.settle(failed=False)  # a stream counts once: it has been answered
@@ -202,7 +208,12 @@ class Calling:
         final.event_id = position.event_id
         yield final
 
-    async def _begin(self, call: Logical) -> Attempts:
+    async def begin(self, call: Logical) -> Attempts:
+        """Let a call in.
+
+        Raises:
+            AIProxyError: there are too many a second.
+        """
         try:
             return await self._protection.begin(call.timeout, call.deadline)
         except AIProxyError as e:

@@ -12,7 +12,7 @@ import grpc
 from qingyu_ai.bus.fault import Code
 from qingyu_ai.routes import Route, StreamJob
 
-from .errors import UNAVAILABLE, AIProxyError, from_grpc
+from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
 from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
@@ -64,6 +64,8 @@ class Connection:
         self.target = target
         self._token = token
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._methods: dict[str, Any] = {}
+        """By path: gRPC's own objects for unary calls and streams, made once."""
 
     async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
         """Wait for a connection.
@@ -89,9 +91,9 @@ class Connection:
         Raises:
             AIProxyError: it failed.
         """
-        method = self._channel.unary_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
-            call = method(request, metadata=self._named(metadata), timeout=seconds)
+            named = self._named(metadata)
+            call = self._method(self._channel.unary_unary, route)(request, metadata=named, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
@@ -101,10 +103,24 @@ class Connection:
         with translated():
             return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
 
-    def stream(self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float) -> Streaming:
-        """Ask for a stream."""
-        method = self._channel.unary_stream(route.path, route.request.SerializeToString, route.reply.FromString)
-        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds))
+    def stream(
+        self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float | None, silence: float
+    ) -> Streaming:
+        """Ask for a stream.
+
+        Args:
+            seconds: for all of it; None: as long as the bridge gives a call.
+            silence: seconds without a word after which it is given up.
+        """
+        method = self._method(self._channel.unary_stream, route)
+        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds), silence)
+
+    def _method(self, kind: Callable[..., Any], route: Route[Any, Any]) -> Any:
+        method = self._methods.get(route.path)
+        if method is None:
+            method = kind(route.path, route.request.SerializeToString, route.reply.FromString)
+            self._methods[route.path] = method
+        return method
 
     def _named(self, metadata: Metadata) -> Metadata:
         """Say who calls, where no user's token does."""
@@ -118,10 +134,21 @@ class Connection:
 
 
 class Streaming:
-    """One attempt of a stream."""
+    """One attempt of a stream.
 
-    def __init__(self, call: Any) -> None:
+    Args:
+        call: gRPC's.
+        silence: seconds without a word after which it is given up.
+    """
+
+    def __init__(self, call: Any, silence: float) -> None:
         self._call = call
+        self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        """None: it is the reader who takes its time."""
+        self._silent = False
+        self._timer = self._loop.call_later(silence, self._look)
         self.trailers: Mapping[str, str] = {}
         """Once it has ended well."""
 
@@ -129,7 +156,18 @@ class Streaming:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
         self._call.cancel()  # a call that has ended takes no notice
+
+    def _look(self) -> None:
+        """One timer for the whole stream: one for each message would cost as much as the message."""
+        now = self._loop.time()
+        left = self._silence if self._waits_since is None else self._waits_since + self._silence - now
+        if left <= 0:
+            self._silent = True
+            self._call.cancel()
+            return
+        self._timer = self._loop.call_at(now + left, self._look)
 
     async def messages(self) -> AsyncGenerator[Any, None]:
         """All of it.
@@ -137,10 +175,21 @@ class Streaming:
         Raises:
             AIProxyError: it broke.
         """
-        with translated():
-            while (message := await self._call.read()) is not grpc.aio.EOF:
-                yield message
-            self.trailers = _texts(await self._call.trailing_metadata())
+        try:
+            with translated():
+                while True:
+                    self._waits_since = self._loop.time()
+                    message = await self._call.read()
+                    self._waits_since = None
+                    if message is grpc.aio.EOF:
+                        break
+                    yield message
+                self.trailers = _texts(await self._call.trailing_metadata())
+        except AIProxyError:
+            if not self._silent:
+                raise
+            english = f"The AI service has said nothing for {self._silence:g} s"
+            raise AIProxyError(TIMEOUT, english=english, status=Code.DEADLINE_EXCEEDED) from None
 
 
 def _texts(metadata: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,13 @@ ALREADY_EXISTS = Kind("ALREADY_EXISTS", 409)
 CANCELLED = Kind("CANCELLED", 499, "请求已取消", "The request was cancelled")
 NO_STATUS = Kind("INTERNAL", 500, "AI服务调用失败", "The call of the AI service failed")
 INTERNAL = Kind("INTERNAL", 500)
-AGENT_FAILED = Kind("5001", 500)
-SEARCH_FAILED = Kind("5002", 500)
-TOOL_FAILED = Kind("5003", 500)
+AGENT_FAILED = Kind("5001", 500, "智能体执行失败", "The agent failed")
+RAG_FAILED = Kind("5002", 500, "检索服务失败", "Retrieval failed")
+TOOL_FAILED = Kind("5003", 500, "工具执行失败", "The tool failed")
 NO_MODEL = Kind("5004", 503)
 
 METHOD_NOT_ALLOWED = Kind("METHOD_NOT_ALLOWED", 405, "该地址不支持此请求方法", "This path does not take this method")
+NO_UPGRADE = Kind("UPGRADE_REQUIRED", 426, "该地址只接受 WebSocket", "This path is a WebSocket")
 SLOW_CLIENT = Kind("REQUEST_TIMEOUT", 408, "请求发送超时", "The request did not arrive in time")
 TOO_LARGE = Kind("TOO_LARGE", 413)
 UNSUPPORTED_MEDIA = Kind("UNSUPPORTED_MEDIA_TYPE", 415)
@@ -76,8 +78,8 @@ TRIPS = frozenset((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code
 """What the breaker counts."""
 
 CODES = {code.value[0]: Code(code.value[0]) for code in grpc.StatusCode}
-OTHER_CHINESE = "AI服务返回错误"
-"""For a status whose own words are in English only."""
+EXCEPTIONS = ("Unexpected <class ", "Exception calling application: ")
+"""How gRPC's servers begin the status of an exception that nobody caught (UNKNOWN): what follows is for no caller."""
 
 
 class AIProxyError(Exception):
@@ -158,6 +160,24 @@ class Invalid(AIProxyError):
         )  # fmt: skip
 
 
+def failure(kind: Kind, said: str, reason: str = "", request_id: str = "") -> AIProxyError:
+    """Make an error of an answer that says that the work failed.
+
+    Args:
+        kind: what failed.
+        said: why, as answers have it: English, or `English / Chinese`.
+    """
+    english, _, chinese = said.partition(" / ")
+    error = AIProxyError(
+        kind,
+        f"{kind.chinese}：{chinese or english}" if said else "",
+        f"{kind.english}: {english}" if said else "",
+        reason=reason,
+    )
+    error.request_id = request_id
+    return error
+
+
 def from_grpc(error: grpc.RpcError) -> AIProxyError:
     """Translate what gRPC raised, by the table; it becomes the cause."""
     if not isinstance(error, grpc.aio.AioRpcError):
@@ -170,18 +190,18 @@ def from_grpc(error: grpc.RpcError) -> AIProxyError:
     kind = FROM_STATUS.get(code, INTERNAL)
     if fault is not None and fault.facts.get("code") == NO_MODEL.code:
         kind = NO_MODEL
-    if fault is None and kind is INTERNAL and code in (Code.INTERNAL, Code.UNKNOWN):
-        words = NO_STATUS.english, NO_STATUS.chinese  # the words of a library, not of anybody who knows
+    elif code is Code.UNKNOWN and words[0].startswith(EXCEPTIONS):
+        words = NO_STATUS.english, NO_STATUS.chinese
     # Who answered with details and no delay has said that waiting does not help; a timeout may just need another try.
     final = fault is not None and fault.retry_seconds is None and code is not Code.DEADLINE_EXCEEDED
     translated = AIProxyError(
         kind,
-        "" if kind.chinese else words[1] or _chinese(code, words[0]),
+        "" if kind.chinese else words[1] or words[0],
         "" if kind.chinese and fault is None else words[0],
         status=code,
         reason=fault.reason if fault is not None else code.name,
         retry_seconds=fault.retry_seconds if fault is not None else None,
-        fields=fault.violations if fault is not None else (),
+        fields=[(_camel(field), what) for field, what in fault.violations] if fault is not None else (),
         retryable=kind.waiting_helps and not final,
     )
     return _caused(translated, error)
@@ -197,8 +217,11 @@ def _details(error: grpc.aio.AioRpcError) -> Fault | None:
         return None
 
 
-def _chinese(code: Code, english: str) -> str:
-    return f"{OTHER_CHINESE}：{english}" if code is not Code.OK else english
+def _camel(field: str) -> str:
+    """A field as the caller's side calls it: `options.max_tokens` is `options.maxTokens`. Keys of maps stay as they are."""
+    if field.partition(".")[0] in ("parameters", "context", "metadata"):
+        return field
+    return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), field)
 
 
 def _caused(error: AIProxyError, cause: BaseException) -> AIProxyError:

@@ -8,8 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from pydantic.alias_generators import to_camel
 
+from .errors import AGENT_FAILED, TOOL_FAILED, AIProxyError, failure
+
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """What the contract's int32 can hold, and nothing below zero."""
+
+FAILED = "failed"
+"""The status of an agent that failed."""
 
 Texts = dict[str, str]
 AgentType = Literal["creative", "outline", "character", "plot", "review"]
@@ -64,12 +69,6 @@ class AgentRequest(Request):
     stream: bool = False
 
 
-class AgentTask(AgentRequest):
-    """A task for the agent that the path names."""
-
-    agent_type: AgentType | None = None  # type: ignore[assignment]  # the path has it
-
-
 class ToolCall(Answer):
     """One tool that an agent called."""
 
@@ -103,6 +102,15 @@ class AgentResponse(Answer):
     error: str = ""
     request_id: str = ""
 
+    def raise_if_failed(self) -> None:
+        """Raise what the answer says.
+
+        Raises:
+            AIProxyError: 5001: the agent failed.
+        """
+        if self.status == FAILED:
+            raise failure(AGENT_FAILED, self.error, request_id=self.request_id)
+
 
 class StreamChunk(Answer):
     """One step of a stream of an agent or a chat. Exactly one is final, and it is the last."""
@@ -122,6 +130,13 @@ class StreamChunk(Answer):
     @event_id.setter
     def event_id(self, value: str) -> None:
         self._event_id = value
+
+    def failure(self, request_id: str = "") -> AIProxyError | None:
+        """What went wrong, if this is the final chunk of an agent that failed: error 5001."""
+        facts = self.metadata
+        if not self.is_final or facts.get("status") != FAILED:
+            return None
+        return failure(AGENT_FAILED, facts.get("message", ""), facts.get("reason", ""), request_id)
 
 
 class Message(Request):
@@ -272,12 +287,6 @@ class ToolRequest(Request):
         return value
 
 
-class ToolParameters(ToolRequest):
-    """A call of the tool that the path names."""
-
-    tool_name: str = ""
-
-
 class ToolResponse(Answer):
     """What a tool returned. One that failed is an answer, too."""
 
@@ -287,6 +296,15 @@ class ToolResponse(Answer):
     error: str = ""
     duration_ms: int = 0
     request_id: str = ""
+
+    def raise_if_failed(self) -> None:
+        """Raise what the answer says.
+
+        Raises:
+            AIProxyError: 5003: the tool failed.
+        """
+        if not self.success:
+            raise failure(TOOL_FAILED, self.error, request_id=self.request_id)
 
 
 class ToolParameter(Answer):
@@ -322,20 +340,3 @@ class HealthResponse(Answer):
     status: str
     details: Texts = Field(default_factory=dict)
     uptime_seconds: int = 0
-
-
-class TicketRequest(Request):
-    """Asks for a ticket to one path."""
-
-    path: Annotated[str, Field(max_length=512, pattern=r"^/[\x21-\x7e]*$")]
-    """Where it is for, such as `/api/v1/ai/ws`."""
-
-
-class Ticket(Answer):
-    """Opens one path once, for who asked for it."""
-
-    ticket: str
-    expires_in: float
-    """Seconds."""
-    url: str
-    """The path with the ticket in it."""

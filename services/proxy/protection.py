@@ -84,6 +84,10 @@ class Attempts:
         """Seconds that the caller has left."""
         return self._deadline.remaining if self._deadline is not None else float("inf")
 
+    def anew(self) -> Attempts:
+        """Ask something else for the same call: the limiter has counted it."""
+        return Attempts(self._protection, self._most, self._timeout, self._deadline)
+
     @contextmanager
     def one(self, *, again: bool = False) -> Iterator[tuple[Permit, float]]:
         """Make an attempt, with so many seconds. An error that leaves this block is counted, unless the permit is settled.
@@ -115,7 +119,7 @@ class Attempts:
 
         Args:
             error: of the last one.
-            progress: a stream went on in it before its connection was lost, so asking for the rest is no retry.
+            progress: a stream went on in it before its connection was lost or fell silent, so asking for the rest is no retry.
 
         Raises:
             AIProxyError: the error, if there is no next attempt.
@@ -123,11 +127,12 @@ class Attempts:
         lost = error.kind is UNAVAILABLE
         if not (lost or error.kind is TIMEOUT) or not error.retryable or error.status is None:
             raise error
-        if progress and lost:
+        if progress:
             self.made = 0
+        if progress and lost:
             wait = RESUME_SECONDS * random.random()
         else:
-            wait = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2.0 ** (self.made - 1)) * (1 + JITTER * random.random())
+            wait = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2.0 ** max(0, self.made - 1)) * (1 + JITTER * random.random())
             wait = max(wait, error.retry_seconds or 0.0)
             if self.made >= self._most:
                 raise error

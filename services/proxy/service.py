@@ -30,7 +30,7 @@ from qingyu_ai.settings import AiProxy
 from . import convert
 from .calling import Calling, How, Logical, Reading
 from .connection import CONNECT_SECONDS, Connection
-from .errors import CANCELLED, NOT_FOUND, SEARCH_FAILED, UNAVAILABLE, AIProxyError, Invalid
+from .errors import CANCELLED, NOT_FOUND, RAG_FAILED, UNAVAILABLE, AIProxyError, Invalid, failure
 from .metrics import Metrics
 from .models import (
     AgentRequest,
@@ -52,7 +52,7 @@ from .models import (
 )
 from .own_token import OwnToken
 from .positions import position_at
-from .protection import Protection
+from .protection import Attempts, Protection
 from .who import NOBODY, Who, new_request_id
 
 log = structlog.get_logger(__name__)
@@ -161,7 +161,7 @@ class AIProxyService:
 
     @staticmethod
     def _agent_call(route: Route[ai.AgentRequest, Any], request: AgentRequest, who: Who, how: How) -> Logical:
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         seconds = request.options.timeout_seconds
         timeout = seconds + AGENT_GRACE_SECONDS if seconds else None
         message = convert.agent_request(request, who, request_id)
@@ -190,13 +190,16 @@ class AIProxyService:
         message = convert.chat_request(request, who, request_id)
         return Logical(route, message, who, request_id, None, how.get("deadline"))
 
-    async def _stream(self, call: Logical, how: Reading) -> AsyncGenerator[StreamChunk, None]:
+    async def _stream(
+        self, call: Logical, how: Reading, attempts: Attempts | None = None
+    ) -> AsyncGenerator[StreamChunk, None]:
         assert isinstance(call.route, StreamJob)
         position = how.get("position") or position_at(call.route)
         assert position is not None, "every stream has a beginning"
         self._metrics.streams.inc()
         try:
-            async with aclosing(self._calling.stream(call, position, lingers=how.get("lingers", False))) as chunks:
+            lingers = how.get("lingers", False)
+            async with aclosing(self._calling.stream(call, position, lingers=lingers, attempts=attempts)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
@@ -221,10 +224,12 @@ class AIProxyService:
         if not stands:
             what = "is none of the ids that the events of a stream have"
             raise Invalid(("Last-Event-ID", what), chinese="Last-Event-ID：不是该流的事件编号")
+        attempts: Attempts | None = None
         for route, request, at in stands:
             call = Logical(route, request, who, request_id, None, deadline, follows=True)
+            attempts = await self._calling.begin(call) if attempts is None else attempts.anew()
             try:
-                async with aclosing(self._stream(call, {"position": at, "lingers": True})) as chunks:
+                async with aclosing(self._stream(call, {"position": at, "lingers": True}, attempts)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
@@ -241,8 +246,10 @@ class AIProxyService:
 
     async def rag_search(self, request: SearchRequest, who: Who, **how: Unpack[How]) -> SearchResponse:
         """Find the parts of the user's documents that fit a query best."""
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         reply = await self._ask(routes.SEARCH, convert.search_request(request, who, request_id), who, request_id, how)
+        if reply.status.code:
+            raise failure(RAG_FAILED, reply.status.message, request_id=request_id)
         return convert.search_response(reply, request_id)
 
     async def rag_index(self, request: IndexRequest, who: Who, **how: Unpack[How]) -> IndexResponse:
@@ -251,27 +258,25 @@ class AIProxyService:
         Raises:
             AIProxyError: also if the answer says that it was not stored.
         """
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         reply = await self._ask(routes.INDEX_DOCUMENT, convert.index_request(request, who), who, request_id, how)
         response = convert.index_response(reply, request_id)
         if not response.success:
-            error = AIProxyError(SEARCH_FAILED, f"文档未能存储：{response.message}", f"Not stored: {response.message}")
-            error.request_id = request_id
-            raise error
+            raise failure(RAG_FAILED, response.message, request_id=request_id)
         return response
 
     async def rag_batch_index(
         self, requests: Sequence[IndexRequest], who: Who, **how: Unpack[How]
     ) -> BatchIndexResponse:
         """Store many documents. One bad document does not fail the others."""
-        messages = [convert.index_request(r, who.with_project(r.user_id, r.project_id)) for r in requests]
+        messages = [convert.index_request(r, who.somebody().with_project(r.user_id, r.project_id)) for r in requests]
         call = Logical(routes.BATCH_INDEX, None, who, _id(how), None, how.get("deadline"))
         return convert.batch_response(await self._calling.send(call, messages), call.request_id)
 
     async def rag_delete(self, document_id: str, who: Who, **how: Unpack[How]) -> DeleteResponse:
         """Remove a document. One that is not there is `success: false`."""
         request_id = _id(how)
-        message = rag.DeleteRequest(document_id=document_id, user_id=who.user_id)
+        message = rag.DeleteRequest(document_id=document_id, user_id=who.somebody().user_id)
         reply = await self._ask(routes.DELETE_DOCUMENT, message, who, request_id, how)
         return convert.delete_response(reply, request_id)
 

@@ -1,7 +1,7 @@
 """`python -m services.rag.erasure --user U --yes`: remove everything of one user, and show that nothing is left.
 
-Documents, vectors and words in the database; sessions, records, logs, waiting jobs and dead letters on the bus. It looks, erases,
-and looks again. A user who goes on writing meanwhile leaves new traces: it says so, and ends with status 1.
+Documents, vectors and words in the database; sessions, records, logs, waiting jobs, dead letters and events on the bus. It looks,
+erases, and looks again. A user who goes on writing meanwhile leaves new traces: it says so, and ends with status 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qingyu_ai.settings import Settings, SettingsError, load
 
 from .database import Connection, Database, addresses
 
-TABLES = ("vectors", "postings", "pieces", "names", "documents", "submissions", "tenants")
+TABLES = ("vectors", "postings", "pieces", "names", "documents", "submissions", "untold", "tenants")
 """In the order in which they are emptied."""
 
 SECONDS = 600.0

@@ -68,7 +68,7 @@ class Bridge:
         elif kind == "rag":
             worker.rpc(routes.SEARCH, handlers.get("search", echo_worker.search))
             worker.job(routes.INDEX_DOCUMENT, handlers.get("index", echo_worker.index))
-            worker.job(routes.DELETE_DOCUMENT, echo_worker.delete)
+            worker.job(routes.DELETE_DOCUMENT, handlers.get("delete", echo_worker.delete))
         elif kind == "agent":
             worker.job(routes.EXECUTE_AGENT, handlers["agent"])
         elif kind == "tool":

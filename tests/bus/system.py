@@ -52,8 +52,6 @@ class System:
         chat: Callable[[Call, ai.ChatRequest], Awaitable[ai.ChatResponse]] | None = None,
         stream: Callable[[Call, ai.ChatRequest], AsyncIterator[ai.ChatStreamChunk]] | None = None,
         search: Callable[[Call, rag.SearchRequest], Awaitable[rag.SearchResponse]] | None = None,
-        index: Callable[[Call, rag.IndexRequest], Awaitable[rag.IndexResponse]] | None = None,
-        delete: Callable[[Call, rag.DeleteRequest], Awaitable[rag.DeleteResponse]] | None = None,
         follow_up: Callable[[str, bytes, int], Awaitable[None]] | None = None,
         continues: bool = False,
     ) -> Worker:
@@ -62,10 +60,6 @@ class System:
         worker = Worker(bus, kind, self.settings, slots=slots, observer=self.observe(bus))
         if search is not None:
             worker.rpc(routes.SEARCH, search)
-        if index is not None:
-            worker.job(routes.INDEX_DOCUMENT, index)
-        if delete is not None:
-            worker.job(routes.DELETE_DOCUMENT, delete)
         if chat is not None:
             worker.job(routes.CHAT, chat, follow_up, notes=ai.ChatStreamChunk if continues else None)
         if stream is not None:

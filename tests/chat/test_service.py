@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator
 from typing import Any
+
+import pytest
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.handler import Call
@@ -22,12 +25,14 @@ class Counting:
 
     name = "counting"
 
-    def __init__(self) -> None:
+    def __init__(self, sentences: int = 1) -> None:
         self.asked = 0
+        self._sentences = sentences
 
     async def stream(self, prompt: Prompt, deadline: Deadline = NEVER) -> AsyncGenerator[Delta, None]:
         self.asked += 1
-        yield Delta(text=f"第{self.asked}句。")
+        for _ in range(self._sentences):
+            yield Delta(text=f"第{self.asked}句。")
         yield Delta(finish=STOP, usage=Usage(3, 4, estimated=False))
 
 
@@ -47,17 +52,30 @@ def service(model: Counting) -> ChatService:
 
 
 async def test_answer_that_was_whole_when_its_worker_died_is_only_committed() -> None:
-    model, notes = Counting(), list[Any]()
-    first = await service(model).chat(call_with(notes), REQUEST)
-    again = await service(model).chat(call_with([], tuple(notes)), REQUEST)
-    assert (model.asked, again.message.content) == (1, "第1句。")
-    assert first.message.content == again.message.content
-    assert first.tokens_used == 7
+    model = Counting()
+    said = (ai.ChatStreamChunk(delta="第1句。"), ai.ChatStreamChunk(is_final=True))
+    again = await service(model).chat(call_with([], said), REQUEST)
+    assert (model.asked, again.message.content) == (0, "第1句。")
     assert again.tokens_used > 0
 
 
-async def test_answer_that_was_not_whole_goes_on() -> None:
+async def test_answer_that_was_not_whole_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.chat.service.NOTE_SECONDS", 0.0)
     model, notes = Counting(), list[Any]()
-    await service(model).chat(call_with(notes), REQUEST)
-    again = await service(model).chat(call_with([], tuple(notes[:-1])), REQUEST)
+    first = await service(model).chat(call_with(notes), REQUEST)
+    assert (first.message.content, first.tokens_used) == ("第1句。", 7)
+    again = await service(model).chat(call_with([], tuple(notes)), REQUEST)
     assert (model.asked, again.message.content) == (2, "第1句。第2句。")
+
+
+async def test_notes_are_the_text_so_far_and_a_short_answer_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = list[Any]()
+    await service(Counting(3)).chat(call_with(notes), REQUEST)
+    assert notes == []
+
+    ticks = itertools.count()
+    monkeypatch.setattr("services.chat.service.monotonic", lambda: next(ticks) * 0.1)
+    first = await service(Counting(9)).chat(call_with(notes), REQUEST)
+    assert len(notes) == 3
+    assert first.message.content.startswith("".join(note.delta for note in notes))
+    assert not any(note.is_final for note in notes)

@@ -14,30 +14,36 @@ from typing import Any
 import pytest
 
 from tests.cli.fake_agent import AGENT_ANSWER, ANSWER, FakeAgent, serve
+from tests.cli.fake_proxy import TEXT, FakeProxy
 from tests.cli.fake_rag import FakeRag
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 
-Tour = Callable[[str], "subprocess.CompletedProcess[str]"]
+Tour = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def tour() -> Iterator[Tour]:
-    servers = []
+    servers, proxies = [], []
 
-    def take(fault: str) -> subprocess.CompletedProcess[str]:
+    def take(fault: str, *, proxy: bool = False) -> subprocess.CompletedProcess[str]:
         server, port = serve(FakeAgent(fault))
         servers.append(server)
-        return run(f"127.0.0.1:{port}")
+        if not proxy:
+            return run(f"127.0.0.1:{port}")
+        proxies.append(FakeProxy(fault))
+        return run(f"127.0.0.1:{port}", "--proxy", proxies[-1].url)
 
     yield take
+    for one in proxies:
+        one.close()
     for server in servers:
         server.stop(grace=None).wait()
 
 
-def run(target: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "examples/tour.py", "--target", target]
+def run(target: str, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "examples/tour.py", "--target", target, *more]
     env = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
 
@@ -114,6 +120,52 @@ def test_a_broken_promise_ends_the_tour_with_its_name(tour: Tour, fault: str, co
     assert "Traceback" not in result.stderr
 
 
+def test_the_tour_reads_a_stream_on_that_was_cut_off_and_a_socket(tour: Tour) -> None:
+    result = tour("", proxy=True)
+    assert result.returncode == 0, result.stderr
+    events, socket = result.stdout[result.stdout.index("九、") :].split("十、")
+    assert f"{TEXT[:30]}⟦断线，续读 · cut off, and read on⟧{TEXT[30:]}" in events
+    assert f"30 + {len(TEXT) - 30} 字 · characters, /api/v1/ai/calls/r1/stream" in events
+    assert TEXT in socket
+    assert f"{len(TEXT) + 1} 块 · chunks, r2" in socket
+
+
+def test_the_tour_does_without_a_proxy_and_says_so(tour: Tour) -> None:
+    assert "九、浏览器的流 · left out: 未指定 --proxy" in tour("").stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("refused", "请先登录 · Say who you are (401)"),
+        ("repeats", "what was read on has a gap or a repeat"),
+        ("error in the middle", "the stream ended with an error: AI服务不可用 · The AI service is not available"),
+        ("no final event", "the stream did not end with a final chunk and done"),
+        ("no done", "the stream did not end with a final chunk and done"),
+        ("socket drops", "the connection to http://127.0.0.1:"),
+        ("empty socket", "the answer is empty"),
+        ("error on the socket", "the stream ended with an error: AI服务不可用"),
+        ("no final message", "the stream ended without a final chunk"),
+    ],
+)
+def test_a_promise_that_the_proxy_breaks_ends_the_tour_with_its_name(tour: Tour, fault: str, complaint: str) -> None:
+    result = tour(fault, proxy=True)
+    assert result.returncode == 1
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_proxy_that_is_not_there_is_named(tour: Tour) -> None:
+    server, port = serve(FakeAgent())
+    [nobody] = free_ports(1)
+    try:
+        result = run(f"127.0.0.1:{port}", "--proxy", f"http://127.0.0.1:{nobody}")
+    finally:
+        server.stop(grace=None).wait()
+    assert result.returncode == 1
+    assert f"the connection to http://127.0.0.1:{nobody} broke" in result.stderr
+
+
 def test_the_tour_stores_a_novel_searches_it_and_leaves_nothing_behind(tour: Tour) -> None:
     result = tour("")
     said = result.stdout[result.stdout.index("六、") :]
@@ -162,7 +214,7 @@ def imported(module: Path) -> set[Path]:
 
 def test_all_that_the_tour_is_made_of_is_in_the_wheel_too() -> None:
     needed = imported(ROOT / "examples" / "tour.py") | set((ROOT / "examples" / "novel").iterdir())
-    assert {"tour.py", "agent.py", "retrieval.py", "chendengdu.txt"} <= {path.name for path in needed}
+    assert {"tour.py", "agent.py", "retrieval.py", "web.py", "chendengdu.txt"} <= {path.name for path in needed}
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     for path in needed:
         name = path.relative_to(ROOT).as_posix()

@@ -192,7 +192,7 @@ def test_the_demo_takes_the_tour_stops_everything_and_leaves_no_files(run: Run, 
     )
     assert demo.finish(60) == 0, demo.output
     assert demo.output.startswith(
-        "starting nats, postgres, chat, tool, agent, rag, bridge on free ports\n"
+        "starting nats, postgres, chat, tool, agent, rag, bridge, proxy on free ports\n"
     )  # its own broker and database, in spite of NATS_URL and QINGYU_RAG__DSN
     assert "全部完成 · all done" in demo.output
     assert demo.output.rstrip().endswith("The demo worked: everything started, answered and stopped.")
@@ -204,7 +204,7 @@ def test_a_demo_without_the_wheel_says_so_and_shows_the_rest(run: Run) -> None:
     assert demo.finish(60) == 0, demo.output
     assert demo.output.splitlines()[:2] == [
         postgres.LEFT_OUT,
-        "starting nats, chat, tool, agent, bridge on free ports",
+        "starting nats, chat, tool, agent, bridge, proxy on free ports",
     ]
     assert "there is no retrieval here" in demo.output
     assert "全部完成 · all done" in demo.output
@@ -234,7 +234,7 @@ def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> No
 
 
 def test_a_demo_that_does_not_stop_cleanly_has_failed(run: Run) -> None:
-    drain = {"QINGYU_BRIDGE__DRAIN_SECONDS": "0.1", "QINGYU_CHAT__DRAIN_SECONDS": "0.1"}
+    drain = {f"QINGYU_{name}__DRAIN_SECONDS": "0.1" for name in ("BRIDGE", "PROXY", "CHAT")}
     demo = run("demo", **drain, **NO_RETRIEVAL, **{FAULT: "ignores SIGTERM"})
     assert demo.finish(60) == 1
     assert "bridge did not stop cleanly: stopped: killed by SIGKILL" in demo.output

@@ -39,5 +39,13 @@ def test_the_demo_starts_everything_takes_the_tour_and_stops_cleanly() -> None:
     assert "7 of 7 stored" in result.stdout
     assert "⟦孩子⟧的手，指节冻得发青，掌心里攥着一枚铜钱" in result.stdout
     assert "DeleteDocument: 7 of 7" in result.stdout
+    events, socket = result.stdout[result.stdout.index("九、") :].split("十、WebSocket")
+    before, after = events.split("⟦断线，续读 · cut off, and read on⟧")
+    sizes = re.search(r"^  (\d+) \+ (\d+) 字 · characters, /api/v1/ai/calls/req_\w+/stream$", after, re.MULTILINE)
+    assert sizes is not None
+    assert len(before.partition("answers: ")[2]) == int(sizes[1]) >= 30
+    assert int(sizes[2]) > 30
+    assert re.search(r"^答 · answers: \S+", socket, re.MULTILINE)
+    assert re.search(r"^  \d+ 块 · chunks, req_\w+$", socket, re.MULTILINE)
     assert result.stdout.count("final chunk: completed, 模型 · model: offline, stop") == 2
     assert result.stdout.rstrip().endswith("The demo worked: everything started, answered and stopped.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.nats_process import NatsProcess
+from tests.optional import require_program
 from tests.ports import free_ports
 from tests.upstream.process import Upstream
 from tests.waiting import eventually_sync
@@ -36,7 +39,7 @@ def commands() -> set[str]:
     typed = {
         line.split("#")[0].strip()
         for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-        for line in block.splitlines()
+        for line in re.sub(r" *\\\n *", " ", block).splitlines()
     }
     return (typed | set(re.findall(r"`((?:\w+=\S+ )*make [a-z-]+)`", README))) - {""}
 
@@ -45,12 +48,17 @@ TOUR = ".venv/bin/python examples/tour.py --target 127.0.0.1:50051"
 OTHER_PORT = "QINGYU_BRIDGE__PORT=50061 make up"
 WITH_A_MODEL = "QINGYU_LLM__BASE_URL=http://127.0.0.1:11434/v1 QINGYU_LLM__API_KEY=none make demo"
 OTHER_NATS = "NATS_URL=nats://host:4222 make up"
+WITH_THE_PROXY = "QINGYU_PROXY__PROCESSES=1 make up"
+CURL = (
+    "curl -N http://127.0.0.1:8080/api/v1/ai/chat/stream -H 'Content-Type: application/json' -H 'X-User-Id: u1'"
+    """ -d '{"messages": [{"role": "user", "content": "沈砚的灯为什么不能灭？"}]}'"""
+)
 
 
 def test_readme_has_the_commands_that_are_run_here_and_no_others() -> None:
     """`make test` is what runs this; `make bench` is measured by a person, `make help` below."""
     made = {"make demo", "make test", "make up", "make cluster", "make bench", "make help"}
-    assert commands() == {*made, TOUR, WITH_A_MODEL, OTHER_PORT, OTHER_NATS}
+    assert commands() == {*made, TOUR, WITH_A_MODEL, OTHER_PORT, OTHER_NATS, WITH_THE_PROXY, CURL}
 
 
 def typed(command: str, **env: str) -> subprocess.Popen[str]:
@@ -91,14 +99,14 @@ def test_make_demo_speaks_with_a_model_of_yours() -> None:
     assert "离线演示" not in said
     assert "x-usage-estimated: false" in said
     assert said.count("the model called no tool") == 2  # the server echoes
-    assert asked.count("/v1/chat/completions") == 5
+    assert asked.count("/v1/chat/completions") == 7
 
 
 @contextmanager
 def up(tmp_path: Path, **env: str) -> Iterator[tuple[str, list[str]]]:
     """`make up` with ports of its own, until Ctrl-C. Gives the bridge's address and, in the end, what was printed."""
-    bridge, bridge_metrics, chat_metrics, tool_metrics, agent_metrics, rag_metrics, database, nats, monitor = (
-        free_ports(9)
+    bridge, bridge_metrics, chat_metrics, tool_metrics, agent_metrics, rag_metrics, database, nats, monitor, *proxy = (
+        free_ports(11)
     )
     ports = {
         "QINGYU_BRIDGE__PORT": str(bridge),
@@ -110,6 +118,8 @@ def up(tmp_path: Path, **env: str) -> Iterator[tuple[str, list[str]]]:
         "QINGYU_RAG__PORT": str(database),
         "QINGYU_NATS__PORT": str(nats),
         "QINGYU_NATS__MONITOR_PORT": str(monitor),
+        "QINGYU_PROXY__PORT": str(proxy[0]),
+        "QINGYU_PROXY__METRICS_PORT": str(proxy[1]),
         "QINGYU_DATA_DIR": str(tmp_path / "data"),
     }
     process = typed("make up", **{**ports, **env})
@@ -140,6 +150,28 @@ def test_make_up_on_another_port_serves_the_tour_and_stops_on_ctrl_c(tmp_path: P
     with up(tmp_path) as (target, said):
         assert "全部完成" in tour(target)
     assert any(line.startswith("stopped") for line in said)
+
+
+def test_make_up_with_the_proxy_streams_events_to_curl_and_over_a_websocket(tmp_path: Path) -> None:
+    curl = require_program("curl")
+    [python] = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "websockets" in block]
+    [variable, *_] = WITH_THE_PROXY.split()
+    with up(tmp_path, **dict([variable.split("=")])) as (_, said):
+        [proxy] = re.findall(r"The AI Proxy listens on (\S+)", "".join(said))
+        command = [curl, "--noproxy", "*", *shlex.split(CURL.replace("127.0.0.1:8080", proxy))[1:]]
+        streamed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        there = python.replace("127.0.0.1:8080", proxy)
+        socket = subprocess.run(
+            [sys.executable, "-c", there], env={**os.environ, "NO_PROXY": "*"}, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert streamed.stdout.endswith('event: done\ndata: {"status":"completed"}\n\n'), streamed.stdout + streamed.stderr
+    found = [json.loads(line[6:]) for line in streamed.stdout.splitlines() if line.startswith('data: {"delta')]
+    text = "".join(one["delta"] for one in found)
+    assert "沈砚的灯为什么不能灭？" in text
+    assert len(found) > 5, "it came in pieces"
+    assert socket.returncode == 0, socket.stderr
+    assert socket.stdout == text, "the offline model always answers the same"
 
 
 def test_make_up_uses_the_server_that_nats_url_names(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import BusDown, Cancelled, Expired, Fault, GaveUp, Internal
 from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.observing import Decided, Observed
-from qingyu_ai.contract import bus_pb2, rag_pb2
+from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import events_pb2 as events
 from qingyu_ai.events import kinds
 from qingyu_ai.events.deriving import of_decision, usage
@@ -33,18 +33,16 @@ def decided(
     *,
     method: str = "ChatStream",
     kind: str = "chat",
-    answer: bytes = b"",
-    body: bytes = b"",
     trailers: Mapping[str, str] = COST,
     revision: int = 9,
 ) -> Decided:
     """A call that two workers had, the second of which decided it."""
-    end = bus_pb2.End(status=fault.status if fault else b"", count=3, trailers=trailers, answer=answer)
+    end = bus_pb2.End(status=fault.status if fault else b"", count=3, trailers=trailers)
     held = bus_pb2.Record(state=record.DONE, at_ms=5000, epoch=8, end=end, deaths=1)
     held.claims.add(worker="a", at_ms=1000)
     held.claims.add(worker="b", at_ms=4000)
     envelope = Envelope(CALL, "req_1", Deadline.after(1), user="张三", project="p1", traceparent="00-ab-cd-01")
-    return Decided(Observed(kind, method, "", envelope, 0), revision, held, body)
+    return Decided(Observed(kind, method, "", envelope, 0), revision, held)
 
 
 def test_completed_call_tells_whose_it_was_and_what_it_cost() -> None:
@@ -108,7 +106,7 @@ def test_decisions_that_were_reopened_are_told_as_they_were_under_their_own_ids(
     again = record.reopened(record.Entry(9, failed.record))
     running = record.running(record.JobMessage(2, 1, b"", reopens=9), "c", again)
     done = record.decided(running, b"", bus_pb2.End(trailers=COST), epoch=12)
-    told = list(of_decision(Decided(failed.call, 14, done, b"")))
+    told = list(of_decision(Decided(failed.call, 14, done)))
     assert told[0] == first
     assert [(one.kind, one.id) for one in told] == [(kinds.FAILED, f"{CALL}.9"), (kinds.COMPLETED, f"{CALL}.14")]
 
@@ -120,30 +118,6 @@ def test_record_keeps_no_more_reopened_decisions_than_it_may() -> None:
         held.state = record.DONE
         held.end.status = BusDown("x").status
     assert [one.revision for one in held.earlier] == list(range(12, 20))
-
-
-def test_indexed_document_is_an_event_of_its_own() -> None:
-    answer = rag_pb2.IndexResponse(document_id="d1", success=True, chunks_count=4).SerializeToString()
-    body = rag_pb2.IndexRequest(document_id="d1", content="x", content_type="chapter").SerializeToString()
-    completed, indexed = of_decision(decided(method="IndexDocument", kind="rag", answer=answer, body=body, trailers={}))
-    assert (completed.kind, indexed.kind) == (kinds.COMPLETED, kinds.DOCUMENT_INDEXED)
-    assert indexed.id == f"{completed.id}.document"
-    assert isinstance(indexed.message, events.DocumentIndexed)
-    assert (indexed.message.document_id, indexed.message.content_type, indexed.message.chunks) == ("d1", "chapter", 4)
-
-
-@pytest.mark.parametrize(("success", "events_told"), [(True, 2), (False, 1)])
-def test_document_that_was_not_there_was_not_deleted(success: bool, events_told: int) -> None:
-    answer = rag_pb2.DeleteResponse(success=success).SerializeToString()
-    body = rag_pb2.DeleteRequest(document_id="d1", user_id="u").SerializeToString()
-    told = list(of_decision(decided(method="DeleteDocument", kind="rag", answer=answer, body=body)))
-    assert len(told) == events_told
-    assert told[-1].kind is (kinds.DOCUMENT_DELETED if success else kinds.COMPLETED)
-
-
-def test_answer_that_cannot_be_read_has_completed_its_call_all_the_same() -> None:
-    [told] = of_decision(decided(method="IndexDocument", kind="rag", answer=b"\xff"))
-    assert told.kind is kinds.COMPLETED
 
 
 @pytest.mark.parametrize("value", ["", "-1", "many", "9" * 30, "1.5", "٣x"])
@@ -165,5 +139,5 @@ def test_every_message_has_time_and_call_or_worker_under_the_same_numbers() -> N
 
 
 def test_table_has_every_message_of_the_contract_that_is_an_event() -> None:
-    parts = {"Call", "Usage", "Failure", "Worker"}
+    parts = {"Call", "Usage", "Failure", "Submission", "Worker"}
     assert {kind.message.DESCRIPTOR.name for kind in KINDS} == set(events.DESCRIPTOR.message_types_by_name) - parts

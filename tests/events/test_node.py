@@ -27,7 +27,7 @@ COST = {"x-model": "深度", "x-usage-prompt": "12", "x-usage-completion": "30",
 def decided(number: int) -> Decided:
     envelope = Envelope(f"{number:032x}", f"req_{number}", Deadline.after(1), user=f"用户{number}", project="p1")
     held = bus_pb2.Record(state=record.DONE, at_ms=5000, end=bus_pb2.End(trailers=COST))
-    return Decided(Observed("chat", "Chat", "", envelope, 3), 7, held, b"")
+    return Decided(Observed("chat", "Chat", "", envelope, 3), 7, held)
 
 
 @pytest.mark.once

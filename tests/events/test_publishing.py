@@ -17,7 +17,6 @@ from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.observing import Decided, Observed
-from qingyu_ai.bus.subjects import project_token
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
@@ -73,25 +72,6 @@ async def test_short_rpc_is_one_event(system: System, published: Published) -> N
     assert isinstance(failed, v1.CallFailed)
     assert failed.failure is not None
     assert (failed.failure.reason, failed.call and failed.call.method) == ("INVALID_REQUEST", "Search")
-
-
-async def test_documents_are_told(system: System, published: Published) -> None:
-    async def index(call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
-        return rag.IndexResponse(document_id=request.document_id, success=True, chunks_count=2)
-
-    await system.worker(kind="rag", index=index)
-    body = rag.IndexRequest(document_id="d1", content="x", user_id="u1").SerializeToString()
-    envelope = system.envelope(routes.INDEX_DOCUMENT, body)._replace(project="p1")
-    reading = await system.caller.submit(
-        routes.INDEX_DOCUMENT, routes.INDEX_DOCUMENT.subject, body, envelope, chosen=False
-    )
-    await reading.wait_end()
-    system.caller.close(reading)
-    await eventually(lambda: published.publishers[-1].sent["document_indexed"])
-    [event] = await published.all("document_indexed")
-    assert isinstance(event.data, v1.DocumentIndexed)
-    assert (event.data.document_id, event.data.chunks) == ("d1", 2)
-    assert event.subject == f"ai.events.v1.rag.document_indexed.{project_token('p1')}"
 
 
 async def test_no_text_of_a_caller_enters_a_subject(system: System, published: Published) -> None:
@@ -275,7 +255,7 @@ class TestShedding:
 def ended(call: str) -> Decided:
     """A call that has completed."""
     held = bus_pb2.Record(state=record.DONE, at_ms=1, end=bus_pb2.End())
-    return Decided(call_of(call), 7, held, b"")
+    return Decided(call_of(call), 7, held)
 
 
 def call_of(call: str) -> Observed:

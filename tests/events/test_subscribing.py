@@ -198,6 +198,44 @@ async def test_two_that_share_a_name_share_the_events(bus: NatsBus, nats_process
     assert sorted(found) == told
 
 
+async def test_subscription_that_has_heard_nothing_yet_misses_nothing_when_its_consumer_is_lost(
+    bus: NatsBus, nats_process: AnyNats
+) -> None:
+    """A server that restarts has lost the consumers in its memory."""
+    await tell(bus, count=3)
+    async with subscribe(nats_process.servers) as events:
+        await bus.jetstream.delete_consumer(topology.EVENTS, events._name)
+        told = await tell(bus, count=2)
+        async with asyncio.timeout(20):
+            found = [(await anext(aiter(events))).sequence]
+    assert found == told[:1]
+
+
+async def test_what_a_lost_subscriber_held_comes_again_though_their_common_consumer_was_lost_too(
+    bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribing, "HELD", 1)
+    servers = nats_process.servers
+    told = await tell(bus, count=5)
+    async with subscribe(servers, durable="d", since=BEGINNING) as one:
+        assert (await anext(aiter(one))).sequence == told[0]
+        async with subscribe(servers, durable="d") as two:
+            found: list[int] = []
+
+            async def read() -> None:
+                async for event in two:
+                    found.append(event.sequence)
+
+            reader = asyncio.create_task(read())
+            await eventually(lambda: told[-1] in found)
+            assert told[0] not in found
+            await bus.jetstream.delete_consumer(topology.EVENTS, "d")
+            await one.close()  # it dies with events in hand, and can give them back to nobody
+            await eventually(lambda: set(found) == set(told), timeout=20)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+
 async def test_lag_is_visible(bus: NatsBus, nats_process: AnyNats) -> None:
     await tell(bus, count=5)
     async with subscribe(nats_process.servers, since=BEGINNING) as events:

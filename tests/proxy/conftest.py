@@ -10,13 +10,17 @@ from typing import Any
 import grpc
 import pytest
 
-from qingyu_ai.routes import ROUTES, Route
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.bus.worker import Worker
+from qingyu_ai.routes import EXECUTE_AGENT_STREAM, ROUTES, Route
 from qingyu_ai.settings import AiProxy
 from services.proxy.service import AIProxyService
 from services.proxy.who import Who
+from tests.bridge.conftest import Bridge
 from tests.bridge.conftest import bridge as bridge
 from tests.bridge.conftest import bridge_settings as bridge_settings
 from tests.bridge.conftest import bus_settings as bus_settings
+from tests.waiting import eventually
 
 ME = Who("u1", "p1")
 
@@ -35,6 +39,16 @@ async def start() -> AsyncIterator[Start]:
             return service
 
         yield one
+
+
+async def agent_worker(bridge: Bridge, work: Any) -> None:
+    """Start a worker of streaming agents."""
+    bus = await NatsBus.open(bridge.settings.nats.servers, "agent", on_closed=lambda: None)
+    worker = Worker(bus, "agent", bridge.settings.bus, slots=8)
+    worker.stream(EXECUTE_AGENT_STREAM, work)
+    await worker.start()
+    bridge.workers.append((worker, bus))
+    await eventually(lambda: bridge.presence.has("agent"))
 
 
 @dataclass

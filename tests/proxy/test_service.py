@@ -37,7 +37,7 @@ from services.proxy.who import NOBODY, Who
 from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
 from tests.ports import free_port
-from tests.proxy.conftest import ME, Start
+from tests.proxy.conftest import ME, Start, agent_worker
 from tests.waiting import eventually
 
 
@@ -91,6 +91,25 @@ async def test_body_cannot_name_another_user(bridge: Bridge, start: Start) -> No
     assert bridge.edge.open == 0
 
 
+async def test_nobody_is_told_how_to_say_who_calls(bridge: Bridge, start: Start) -> None:
+    service = await start(bridge.port)
+    asking = (
+        service.execute_agent(AgentRequest(agent_type="plot", task="写"), NOBODY),
+        service.rag_search(SearchRequest(query="灯"), NOBODY),
+        service.rag_index(IndexRequest(document_id="d", content="灯"), NOBODY),
+        service.rag_batch_index([IndexRequest(document_id="d", content="灯")], NOBODY),
+        service.rag_delete("d", NOBODY),
+        service.chat(asked(user_id="u1"), NOBODY),
+    )
+    for one in asking:
+        with pytest.raises(AIProxyError) as error:
+            await one
+        [(field, what)] = error.value.fields
+        assert (error.value.http_status, field) == (400, "userId")
+        assert "X-User-Id" in what
+        assert "X-User-Id" in error.value.message
+
+
 async def test_token_and_user_travel_beside_the_request(bridge: Bridge, start: Start) -> None:
     seen: dict[str, Any] = {}
     admit = bridge.edge._admit
@@ -122,6 +141,15 @@ async def test_agents_answer_with_parsed_json_and_are_counted(bridge: Bridge, st
     service = await start(bridge.port)
     answer = await service.execute_agent(AgentRequest(agent_type="plot", task="写"), ME)
     assert (answer.status, answer.output, answer.error) == ("failed", "半", "out of steps")
+    with pytest.raises(AIProxyError) as error:
+        answer.raise_if_failed()
+    assert (error.value.code, error.value.http_status, error.value.retryable) == ("5001", 500, False)
+    assert (error.value.message, error.value.english) == (
+        "智能体执行失败：out of steps",
+        "The agent failed: out of steps",
+    )
+    assert error.value.request_id == answer.request_id != ""
+    answer.model_copy(update={"status": "timeout"}).raise_if_failed()
     assert (answer.tool_calls[0].parameters, answer.tool_calls[0].result) == ({"text": "雨"}, {"zi": 1})
     assert [call.success for call in answer.tool_calls] == [True, False]
     assert metric(service, 'ai_agent_requests_total{agent_type="plot",status="failed"}') == "1.0"
@@ -134,7 +162,7 @@ async def test_agents_answer_with_parsed_json_and_are_counted(bridge: Bridge, st
 async def test_tools_answer_with_parsed_json_and_a_failure_is_an_answer(bridge: Bridge, start: Start) -> None:
     async def count(call: Call, request: tool.ToolRequest) -> tool.ToolResponse:
         if "bad" in request.parameters:
-            return tool.ToolResponse(success=False, error="no", status=common.Status(code=9))
+            return tool.ToolResponse(success=False, error="no / 不行", status=common.Status(code=9))
         return tool.ToolResponse(result='{"zi": 2}', success=True, duration_ms=1)
 
     await bridge.worker("tool", tool=count, name="count")
@@ -143,7 +171,11 @@ async def test_tools_answer_with_parsed_json_and_a_failure_is_an_answer(bridge: 
         "zi": 2
     }
     failed = await service.call_tool(ToolRequest(tool_name="count", parameters={"bad": True}), ME)
-    assert (failed.success, failed.error, failed.result) == (False, "no", None)
+    assert (failed.success, failed.error, failed.result) == (False, "no / 不行", None)
+    with pytest.raises(AIProxyError) as error:
+        failed.raise_if_failed()
+    assert (error.value.code, error.value.http_status) == ("5003", 500)
+    assert (error.value.message, error.value.english) == ("工具执行失败：不行", "The tool failed: no")
     with pytest.raises(AIProxyError) as error:
         await service.call_tool(ToolRequest(tool_name="nope"), ME)
     assert error.value.http_status == 404
@@ -169,7 +201,41 @@ async def test_document_that_was_not_stored_is_an_error(bridge: Bridge, start: S
     with pytest.raises(AIProxyError) as error:
         await (await start(bridge.port)).rag_index(IndexRequest(document_id="d", content="灯"), ME)
     assert (error.value.code, error.value.http_status) == ("5002", 500)
-    assert "too short" in error.value.message
+    assert (error.value.message, error.value.english) == ("检索服务失败：too short", "Retrieval failed: too short")
+
+
+async def test_search_whose_answer_says_that_it_failed_is_an_error(bridge: Bridge, start: Start) -> None:
+    async def search(call: Call, request: rag.SearchRequest) -> rag.SearchResponse:
+        return rag.SearchResponse(status=common.Status(code=14, message="no index / 没有索引"))
+
+    await bridge.worker("rag", search=search)
+    with pytest.raises(AIProxyError) as error:
+        await (await start(bridge.port)).rag_search(SearchRequest(query="灯"), ME)
+    assert (error.value.code, error.value.message) == ("5002", "检索服务失败：没有索引")
+
+
+async def test_agent_that_is_followed_counts_once_at_the_limiter(
+    bridge: Bridge, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an id is a chat's or an agent's is found out by asking for both."""
+
+    async def work(call: Call, request: ai.AgentRequest) -> AsyncIterator[ai.AgentStreamChunk]:
+        yield ai.AgentStreamChunk(delta="写", chunk_type="text")
+        yield ai.AgentStreamChunk(chunk_type="text", is_final=True, metadata={"status": "completed"})
+
+    await agent_worker(bridge, work)
+    service = await start(bridge.port, max_retries=1)
+    begun: list[object] = []
+    begin = service.protection.begin
+
+    def counted(*given: Any) -> Any:
+        begun.append(given)
+        return begin(*given)
+
+    monkeypatch.setattr(service.protection, "begin", counted)
+    await heard(service.execute_agent_stream(AgentRequest(agent_type="plot", task="写"), ME, request_id="r1"))
+    assert "".join(chunk.delta for chunk in await heard(service.follow("r1", ME))) == "写"
+    assert len(begun) == 2
 
 
 async def test_stopping_the_iteration_stops_the_worker(bridge: Bridge, start: Start) -> None:

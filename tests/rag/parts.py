@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.settings import Rag
@@ -32,10 +32,17 @@ class Counts:
         return 0.0
 
 
-def service(database: Database, *embedders: Counts, own: Rag | None = None) -> RagService:
+def service(
+    database: Database,
+    *embedders: Counts,
+    own: Rag | None = None,
+    on_stored: Callable[[str], None] = lambda user: None,
+) -> RagService:
     """The service; the first embedder is the target."""
     own, made = own or Rag(), embedders or (Counts(),)
     by_key = {one.model.key: one for one in made}
     store = Store(database, own)
-    finder = Finder(store, Reader(database, own), by_key, own)
-    return RagService(store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text))
+    finder = Finder(Reader(database, own), by_key, own)
+    return RagService(
+        store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text), on_stored=on_stored
+    )

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from qingyu_ai.bus import subjects
+from qingyu_ai.bus import erasing, subjects
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.headers import Envelope
+from qingyu_ai.bus.observing import Decided, Observed
 from qingyu_ai.bus.owner import owner_of
-from qingyu_ai.bus.record import JobMessage, running
+from qingyu_ai.bus.record import DONE, JobMessage, running
 from qingyu_ai.bus.records import Records
 from qingyu_ai.contract import bus_pb2
+from qingyu_ai.contract import events_pb2 as events
+from qingyu_ai.events.documents import Note
+from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Chat
 from services.chat.session import Message, Sessions, Turn
@@ -46,6 +50,8 @@ KINDS = {
     "logs",
     "letters",
     "sessions",
+    "untold",
+    "events",
 }
 
 
@@ -64,7 +70,8 @@ async def bus(nats_process: AnyNats, bus_settings: BusSettings) -> AsyncIterator
 
 async def leave_traces(bus: NatsBus, store: Store, settings: BusSettings, user: str) -> None:
     """What a user leaves who chats, indexes, deletes, and has a job put aside and one that waits."""
-    await put(store, user, "kept", "灯灭了。雨停了。", at(1), names=("沈砚",))
+    note = Note("document_indexed", b"")
+    await put(store, user, "kept", "灯灭了。雨停了。", at(1), names=("沈砚",), note=note)
     await put(store, user, "gone", "灯。", at(2))
     await store.delete(user, "gone", at(3), soon())
     call = subjects.call_id(user, "IndexDocument", "r1")
@@ -81,6 +88,8 @@ async def leave_traces(bus: NatsBus, store: Store, settings: BusSettings, user: 
     await sessions.store(chat, turn, 1)
     letter = bus_pb2.DeadLetter(subject="ai.job.rag.index", body=b"words", headers={"Qai-User": _encoded(envelope)})
     await bus.store(subjects.dead("rag", call, 0), letter.SerializeToString(), timeout=2)
+    held = bus_pb2.Record(state=DONE, at_ms=1000)
+    await Publisher(bus, settings).decided(Decided(Observed("rag", "IndexDocument", "", envelope), 1, held))
 
 
 def _encoded(envelope: Envelope) -> str:
@@ -102,6 +111,23 @@ async def test_all_kinds_of_traces_are_found_erased_and_not_found_again(
     assert await texts(reader, USER) == []
     assert await texts(reader, OTHER) == ["灯灭了。", "雨停了。"]
     assert len(await Sessions(bus, bus_settings, Chat()).take_turn(OTHER, "s", "0" * 32)) == 1
+
+
+async def test_event_of_a_later_release_is_found_by_its_user(
+    bus: NatsBus, bus_settings: BusSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "EVENTS_AT_ONCE", 2)
+    for number, user in enumerate((USER, OTHER, USER, OTHER, USER), 1):
+        later = events.CallAccepted(at_unix_ms=1, call=events.Call(id=f"{number}", user=user)).SerializeToString()
+        await bus.store("ai.events.v1.chat.praised.none", later + b"\xf8\x07\x01", timeout=2)
+    worker = events.WorkerUp(at_unix_ms=1, worker=events.Worker(id=USER, service=USER, version=USER), slots=4)
+    await bus.store("ai.events.v1.chat.worker_up.none", worker.SerializeToString(), timeout=2)
+    await bus.store("ai.events.v1.chat.praised.none", b"\xff", timeout=2)
+    traces = await erasing.find(bus, USER)
+    assert traces.events == [1, 3, 5]
+    await erasing.erase(bus, traces)
+    assert (await erasing.find(bus, USER)).events == []
+    assert (await erasing.find(bus, OTHER)).events == [2, 4]
 
 
 async def test_user_of_whom_there_is_nothing_is_no_error(bus: NatsBus, database: Database) -> None:

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from qingyu_ai.bus.errors import Invalid
+from qingyu_ai.events.documents import Note
 from services.rag.database import Database
 from services.rag.searching import Reader, Scope
 from services.rag.store import Store
@@ -17,7 +18,7 @@ from tests.rag.texts import MODEL, at, found, put, soon, texts
 
 CANARY = "金丝雀的暗号是北斗七星。"
 OWN = "今天的暗号是南山松柏。"
-TABLES = ("submissions", "tenants", "documents", "pieces", "postings", "vectors")
+TABLES = ("submissions", "tenants", "documents", "pieces", "postings", "vectors", "untold")
 
 NAMES = (
     "",
@@ -42,9 +43,10 @@ NAMES = (
 async def planted(store: Store) -> None:
     """Two tenants with the same ids for everything."""
     facts = {"secret": "yes", "name": "' OR '1'='1"}
-    await put(store, "victim", "shared", CANARY, at(1), project="p", kind="chapter", metadata=facts)
+    note = Note("document_indexed", CANARY.encode())
+    await put(store, "victim", "shared", CANARY, at(1), project="p", kind="chapter", metadata=facts, note=note)
     await put(store, "victim", "canary", CANARY, at(2), project="", kind="", metadata={})
-    await put(store, "mallory", "shared", OWN, at(3), project="p", kind="chapter", metadata=facts)
+    await put(store, "mallory", "shared", OWN, at(3), project="p", kind="chapter", metadata=facts, note=note)
 
 
 @pytest.mark.usefixtures("planted")

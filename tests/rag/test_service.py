@@ -20,6 +20,8 @@ from qingyu_ai.bus.errors import Invalid
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.cli.programs import as_environment
 from qingyu_ai.contract import rag_pb2 as rag
+from qingyu_ai.events import documents
+from qingyu_ai.events.documents import Note
 from qingyu_ai.settings import Rag, Settings, SettingsError
 from services.rag import opening
 from services.rag.database import Database, addresses
@@ -221,8 +223,10 @@ async def test_empty_document_and_query_of_ten_thousand_characters_are_answered(
 
 
 async def test_writer_that_is_killed_at_any_moment_leaves_a_whole_version(address: Address, reader: Reader) -> None:
-    """kill -9 between, before and in the middle of transactions; whatever was confirmed is there, or something newer."""
+    """kill -9 between, before and in the middle of transactions; whatever was confirmed is there, or something newer. So is the
+    event of each version that was stored, and of no other."""
     confirmed, first = 0, 1
+    before: list[int] = []
     for _ in range(6):
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.rag.killed_writer", address.worker, str(first)),
@@ -237,6 +241,13 @@ async def test_writer_that_is_killed_at_any_moment_leaves_a_whole_version(addres
         await eventually(lambda: _writers(address) == 0)
         text = "".join(await texts(reader, "u"))
         assert text in (version(confirmed), version(confirmed + 1))
+        with psycopg.connect(address.owner) as connection:
+            noted = connection.execute("SELECT event, data FROM rag.untold ORDER BY number").fetchall()
+        orders = [documents.told(Note(*row)).message.submitted.sequence for row in noted]
+        last = confirmed if text == version(confirmed) else confirmed + 1
+        assert orders[-1] == last
+        assert orders == [*before, *range(first, last + 1)]
+        before = orders
         first = confirmed + 2
 
 

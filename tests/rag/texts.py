@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.handler import Submission
+from qingyu_ai.events.documents import Note
 from services.rag.searching import Reader, Scope, Shown
 from services.rag.store import Store, Stored
 from services.rag.stored import Document, Model, Piece
@@ -61,12 +62,13 @@ async def put(
     models: Sequence[Model] = (MODEL,),
     target: Model = MODEL,
     names: Sequence[str] = (),
+    note: Note | None = None,
 ) -> Stored:
     """Store a document."""
     document = Document(document_id, project, kind, metadata or {}, names)
     split = pieces(text)
     vectors = {model: [vector(piece.text, model) for piece in split] for model in models}
-    return await store.put(user, document, split, vectors, target, order, soon())
+    return await store.put(user, document, split, vectors, target, order, soon(), note)
 
 
 async def found(reader: Reader, user: str, query: str, scope: Scope | None = None, model: Model = MODEL) -> list[Shown]:

@@ -1,25 +1,21 @@
-"""The ASGI application: the table as routes, and every exception as one answer."""
+"""The ASGI application: the table as paths, and every exception as one answer."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
-from services.proxy.errors import METHOD_NOT_ALLOWED, NOT_FOUND, AIProxyError
+from services.proxy.errors import METHOD_NOT_ALLOWED, NO_UPGRADE, NOT_FOUND, AIProxyError
 
 from . import openapi
 from .answers import defect, error_response
 from .face import ClientGone, Face
 from .operations import OPERATIONS, WEBSOCKET, Operation
-from .websocket import websocket
+from .paths import Paths, sent_path
+from .websocket import Socket
 
 EXPOSED = ("X-Request-Id", "Location", "Retry-After")
 ALLOWED = (
@@ -27,47 +23,69 @@ ALLOWED = (
     *("X-User-Id", "X-Project-Id"),
 )
 PREFLIGHT_SECONDS = 600
+READING = ("GET", "HEAD")
 
 
-def application(face: Face) -> ASGIApp:
-    """Make the application."""
-    document, page = openapi.document(), openapi.page()
-    routes: list[Any] = [Route(op.path, _Endpoint(face, op), methods=[op.method]) for op in OPERATIONS]
-    routes += [
-        Route("/openapi.json", lambda _: Response(document, media_type="application/json"), methods=["GET"]),
-        Route("/docs", lambda _: Response(page, media_type="text/html; charset=utf-8"), methods=["GET"]),
-        WebSocketRoute(WEBSOCKET, websocket(face)),
-    ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _other_path})
-    app.router.redirect_slashes = False
-    with_cors = CORSMiddleware(
-        app,
-        allow_origins=face.settings.allowed_origins,
-        allow_methods=("GET", "POST", "DELETE"),
-        allow_headers=ALLOWED,
-        expose_headers=EXPOSED,
-        allow_credentials=True,
-        max_age=PREFLIGHT_SECONDS,
-    )
-    return _Origins(face, with_cors)
+class Application:
+    """All routes. Nothing stands before them but what a page of another origin needs.
 
+    Args:
+        face: what does the work.
+    """
 
-class _Origins:
-    """Turns pages of other origins away before anything else is looked at."""
-
-    def __init__(self, face: Face, app: ASGIApp) -> None:
+    def __init__(self, face: Face) -> None:
         self._face = face
-        self._app = app
+        self._paths = Paths()
+        for op in OPERATIONS:
+            methods = READING if op.method == "GET" and not op.streams else (op.method,)
+            self._paths.add(methods, op.path, _Endpoint(face, op))
+        self._paths.add(READING, "/openapi.json", Response(openapi.document(), media_type="application/json"))
+        self._paths.add(READING, "/docs", Response(openapi.page(), media_type="text/html; charset=utf-8"))
+        no_upgrade = error_response(AIProxyError(NO_UPGRADE))
+        no_upgrade.headers["Upgrade"] = "websocket"
+        self._paths.add(READING, WEBSOCKET, no_upgrade)
+        self._for_pages = CORSMiddleware(
+            self._route,
+            allow_origins=face.settings.allowed_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=ALLOWED,
+            expose_headers=EXPOSED,
+            allow_credentials=True,
+            max_age=PREFLIGHT_SECONDS,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            request = Request(scope, receive)
-            try:
-                self._face.doors.check_origin(request)
-            except AIProxyError as e:
-                await error_response(e)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        """See ASGI."""
+        if scope["type"] == "websocket":
+            await self._socket(WebSocket(scope, receive, send))
+        elif any(name == b"origin" for name, _ in scope["headers"]):
+            await self._page(scope, receive, send)
+        else:
+            await self._route(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Turn pages of other origins away before anything else is looked at."""
+        try:
+            self._face.doors.check_origin(Request(scope))
+        except AIProxyError as e:
+            await error_response(e)(scope, receive, send)
+            return
+        await self._for_pages(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = sent_path(scope)
+        by_method, scope["path_params"] = self._paths.find(path)
+        answer = by_method.get(scope["method"])
+        if answer is None:
+            answer = _wrong_method(by_method) if by_method else error_response(_no_path(path))
+        await answer(scope, receive, send)
+
+    async def _socket(self, socket: WebSocket) -> None:
+        path = sent_path(socket.scope)
+        if path == WEBSOCKET:
+            await Socket(self._face, socket).serve()
+        else:
+            await socket.send_denial_response(error_response(_no_path(path)))
 
 
 class _Endpoint:
@@ -82,9 +100,7 @@ class _Endpoint:
 
         async def sending(message: Message) -> None:
             nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
+            begun = True
             await send(message)
 
         try:
@@ -101,20 +117,12 @@ class _Endpoint:
             await error_response(error)(scope, receive, sending)
 
 
-async def _other_path(request: Request, error: Exception) -> Response:
-    """A path or a method that no row has."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == METHOD_NOT_ALLOWED.http:
-        response = error_response(AIProxyError(METHOD_NOT_ALLOWED))
-        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
-        return response
-    path = request.url.path[:128]
-    return error_response(AIProxyError(NOT_FOUND, f"没有地址 {path}，见 /docs", f"There is no path {path}; see /docs"))
+def _no_path(path: str) -> AIProxyError:
+    path = path[:128]
+    return AIProxyError(NOT_FOUND, f"没有地址 {path}，见 /docs", f"There is no path {path}; see /docs")
 
 
-def _methods(request: Request) -> set[str]:
-    found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods or set()
-    return found
+def _wrong_method(by_method: dict[str, ASGIApp]) -> Response:
+    response = error_response(AIProxyError(METHOD_NOT_ALLOWED))
+    response.headers["Allow"] = ", ".join(sorted(by_method))
+    return response

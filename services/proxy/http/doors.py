@@ -14,6 +14,7 @@ from qingyu_ai.settings import Proxy, SettingsError, env_name
 from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, AIProxyError, Invalid
 from services.proxy.who import NOBODY, Who
 
+from .paths import sent_path
 from .tickets import COOKIE, Tickets
 
 COOKIE_NAME = "qingyu_reader"
@@ -93,7 +94,7 @@ class Doors:
         if ticket := connection.query_params.get("ticket", ""):
             return self._ticket(connection, ticket)
         if cookie := connection.cookies.get(COOKIE_NAME, ""):
-            return self._tickets.open(cookie, connection.url.path, COOKIE)
+            return self._tickets.open(cookie, sent_path(connection.scope), COOKIE)
         if self._settings.authentication == "off":
             return _named(connection, token)
         raise AIProxyError(
@@ -103,7 +104,7 @@ class Doors:
         )
 
     def _ticket(self, connection: HTTPConnection, ticket: str) -> Who:
-        path = connection.url.path
+        path = sent_path(connection.scope)
         try:
             return self._tickets.open(ticket, path)
         except AIProxyError:

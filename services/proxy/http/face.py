@@ -16,21 +16,19 @@ from qingyu_ai.settings import Proxy
 from services.proxy.errors import EXHAUSTED, NOT_FOUND, AIProxyError, Invalid
 from services.proxy.models import (
     AgentRequest,
-    AgentTask,
     Answer,
     ChatRequest,
     IndexRequest,
     SearchRequest,
-    Ticket,
-    TicketRequest,
-    ToolParameters,
 )
 from services.proxy.service import AIProxyService
 from services.proxy.who import Who
 
 from .answers import json_response
+from .bodies import AgentTask, Ticket, TicketRequest, ToolParameters
 from .doors import COOKIE_NAME, Doors
 from .operations import FOLLOW
+from .paths import sent_path
 from .reading import JSON, NDJSON, body_of, checked_id, deadline_of, ended, gone, parsed, request_id_of
 from .sse import EventStream
 from .tickets import COOKIE, Tickets
@@ -124,7 +122,7 @@ class Face:
 
     def _cookie(self, request: Request, who: Who) -> str:
         """Lets a browser come back to this stream, and to nothing else."""
-        path, seconds = request.url.path, self.settings.reconnect_seconds
+        path, seconds = sent_path(request.scope), self.settings.reconnect_seconds
         # A page of another site gets its cookie back over TLS only.
         site = "None; Secure" if request.url.scheme == "https" else "Lax"
         sealed = self._tickets.seal(who, path, seconds, COOKIE)

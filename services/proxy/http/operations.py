@@ -8,6 +8,8 @@ from typing import Literal
 from services.proxy import models
 from services.proxy.models import Answer, Request
 
+from .bodies import AgentTask, Ticket, TicketRequest, ToolParameters
+
 PREFIX = "/api/v1/ai"
 
 Method = Literal["GET", "POST", "DELETE"]
@@ -41,11 +43,11 @@ class Operation:
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "execute_agent", "POST", f"{PREFIX}/agents/{{type}}", "Have an agent do a task", "让智能体完成一项任务",
-        models.AgentResponse, models.AgentTask, may_stream=True,
+        models.AgentResponse, AgentTask, may_stream=True,
     ),
     Operation(
         "execute_agent_stream", "POST", f"{PREFIX}/agents/{{type}}/stream", "Have an agent do a task, and hear it work",
-        "让智能体完成一项任务，流式返回", None, models.AgentTask, streams=True,
+        "让智能体完成一项任务，流式返回", None, AgentTask, streams=True,
     ),
     Operation(
         "chat", "POST", f"{PREFIX}/chat", "Answer the last message of a conversation", "对话",
@@ -78,11 +80,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("tool_info", "GET", f"{PREFIX}/tools/{{name}}", "Describe one tool", "查看工具", models.ToolInfo),
     Operation(
         "call_tool", "POST", f"{PREFIX}/tools/{{name}}", "Run a tool", "调用工具",
-        models.ToolResponse, models.ToolParameters,
+        models.ToolResponse, ToolParameters,
     ),
     Operation(
         "ticket", "POST", f"{PREFIX}/tickets", "Get a ticket for an EventSource or a WebSocket", "获取一次性票据",
-        models.Ticket, models.TicketRequest,
+        Ticket, TicketRequest,
     ),
     Operation("health", "GET", "/health", "Ask how the system is", "系统健康状况", models.HealthResponse, public=True),
     Operation("metrics", "GET", "/metrics", "Prometheus metrics", "监控指标", public=True),

@@ -17,10 +17,13 @@ class Pump:
 
     Args:
         chunks: the stream.
+        request_id: its call's.
     """
 
-    def __init__(self, chunks: AsyncGenerator[StreamChunk, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[StreamChunk, None], request_id: str = "") -> None:
         self._chunks = chunks
+        self._request_id = request_id
+        self._last: StreamChunk | None = None
         self._held: deque[StreamChunk] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -70,7 +73,7 @@ class Pump:
             The chunks; none: there was silence, or the stream is over.
 
         Raises:
-            AIProxyError: the stream broke, and all that came before has been taken.
+            AIProxyError: the stream broke, or its last chunk says that its agent failed; all that came before has been taken.
         """
         if not self._held and not self._ended:
             self._news.clear()
@@ -83,8 +86,13 @@ class Pump:
         taken = list(self._held)
         self._held.clear()
         self._room.set()
-        if not taken and self._ended:
-            if self._error is not None:
-                raise self._error
+        if taken:
+            self._last = taken[-1]
+        elif self._ended:
+            error = self._error
+            if error is None and self._last is not None:
+                error = self._last.failure(self._request_id)
+            if error is not None:
+                raise error
             self.over = True
         return taken

@@ -92,7 +92,7 @@ class EventStream(Response):
             AIProxyError: it was refused, and nothing has been sent.
         """
         request = Request(scope, receive, send)
-        async with Pump(self._chunks) as pump:
+        async with Pump(self._chunks, self.headers.get("x-request-id", "")) as pump:
             writing = asyncio.get_running_loop().create_task(self._write(pump, send))
             leaving = asyncio.get_running_loop().create_task(gone(request))
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -110,7 +110,7 @@ class Socket:
         first = await self._first()
         request_id, chunks = self._call(first, who)
         await self._send({"type": "accepted", "requestId": request_id})
-        async with Pump(chunks) as pump:
+        async with Pump(chunks, request_id) as pump:
             loop = asyncio.get_running_loop()
             writing = loop.create_task(self._write(pump))
             hearing = loop.create_task(self._hear())
@@ -188,12 +188,3 @@ class Socket:
     async def _send(self, message: dict[str, Any]) -> None:
         async with asyncio.timeout(SEND_SECONDS):
             await self._socket.send_text(encode(message).decode())
-
-
-def websocket(face: Face) -> Callable[[WebSocket], Awaitable[None]]:
-    """The endpoint."""
-
-    async def serve(socket: WebSocket) -> None:
-        await Socket(face, socket).serve()
-
-    return serve

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from qingyu_ai.settings import AiProxy, Proxy
-from services.proxy.http.app import application
+from services.proxy.http.app import Application
 from services.proxy.http.doors import Doors
 from services.proxy.http.face import Face
 from services.proxy.http.server import Server, listen
@@ -68,7 +68,7 @@ async def open_site(bridge: Bridge) -> AsyncIterator[Open]:
             if send_bytes:  # what the kernel holds for a client that does not read; accepted sockets inherit it
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
             port = listener.getsockname()[1]
-            serving = asyncio.create_task(Server(application(face), own).run_until(stop, listener))
+            serving = asyncio.create_task(Server(Application(face), own).run_until(stop, listener))
 
             async def end() -> None:
                 stop.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as tool
 from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
@@ -145,6 +147,29 @@ async def test_unknown_paths_and_methods_say_so(site: Site) -> None:
     response = await site.client.put("/api/v1/ai/tools/x")
     error_of(response, 405, "METHOD_NOT_ALLOWED")
     assert response.headers["allow"] == "GET, HEAD, POST"
+
+
+async def test_reading_routes_have_a_head_without_a_body(site: Site) -> None:
+    for path in ("/docs", "/openapi.json", "/metrics"):
+        response = await site.client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+        assert int(response.headers["content-length"]) > 100
+
+
+async def test_ids_in_a_path_may_hold_slashes_and_other_letters(bridge: Bridge, site: Site) -> None:
+    deleted = []
+
+    async def delete(call: Call, request: rag.DeleteRequest) -> rag.DeleteResponse:
+        deleted.append(request.document_id)
+        return rag.DeleteResponse(success=True)
+
+    await bridge.worker("rag", delete=delete)
+    for document_id in ("novel/3", "第 3 章/上?#", "a/../b"):
+        response = await site.client.delete(f"/api/v1/ai/rag/documents/{quote(document_id, safe='')}", headers=ME)
+        assert response.status_code == 200
+    assert deleted == ["novel/3", "第 3 章/上?#", "a/../b"]
+    for path in ("/api/v1/ai/rag/documents/novel/3", "/api/v1/ai/rag/documents/", "//api/v1/ai/tools"):
+        error_of(await site.client.delete(path, headers=ME), 404, "NOT_FOUND")
 
 
 async def test_body_over_the_limit_is_refused_with_and_without_a_length(open_site: Open) -> None:

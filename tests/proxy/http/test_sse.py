@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from qingyu_ai import routes
-from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import NotFound
 from qingyu_ai.bus.handler import Call
-from qingyu_ai.bus.worker import Worker
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from services.proxy.http import sse
 from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
+from tests.proxy.conftest import agent_worker
 from tests.proxy.http.conftest import ME, Open, Site
 from tests.proxy.http.test_json import ASKED, error_of
 from tests.waiting import eventually
@@ -106,13 +104,34 @@ async def test_agent_says_what_it_does(bridge: Bridge, site: Site) -> None:
         assert [json.loads(event["data"]) for event in rest] == [json.loads(event["data"]) for event in found[skipped:]]
 
 
-async def agent_worker(bridge: Bridge, work: Any) -> None:
-    bus = await NatsBus.open(bridge.settings.nats.servers, "agent", on_closed=lambda: None)
-    worker = Worker(bus, "agent", bridge.settings.bus, slots=8)
-    worker.stream(routes.EXECUTE_AGENT_STREAM, work)
-    await worker.start()
-    bridge.workers.append((worker, bus))
-    await eventually(lambda: bridge.presence.has("agent"))
+async def failing(call: Call, request: ai.AgentRequest) -> AsyncIterator[ai.AgentStreamChunk]:
+    yield ai.AgentStreamChunk(delta="半章", chunk_type="text")
+    facts = {
+        "status": "failed",
+        "code": "14",
+        "message": "The model broke off / 模型中断",
+        "reason": "MODEL_STREAM_CUT",
+    }
+    yield ai.AgentStreamChunk(chunk_type="text", is_final=True, metadata=facts)
+
+
+async def test_agent_that_failed_ends_with_its_final_chunk_and_an_error_without_done(
+    bridge: Bridge, site: Site
+) -> None:
+    await agent_worker(bridge, failing)
+    headers = {"X-Request-Id": "z"}
+    for method, path in (("POST", "/agents/plot/stream"), ("GET", "/calls/z/stream")):
+        more = {"json": {"task": "写"}, "headers": headers} if method == "POST" else {}
+        half, final, error = await all_of(site, method, path, **more)
+        assert json.loads(half["data"])["delta"] == "半章"
+        assert json.loads(final["data"])["metadata"]["status"] == "failed"
+        said = json.loads(error["data"])["error"]
+        assert (error["event"], said["code"], said["httpStatus"]) == ("error", "5001", 500)
+        assert (said["message"], said["messageEn"]) == (
+            "智能体执行失败：模型中断",
+            "The agent failed: The model broke off",
+        )
+        assert (said["cause"], said["requestId"], said["retryable"]) == ("MODEL_STREAM_CUT", "z", False)
 
 
 async def test_stream_goes_on_at_another_proxy_from_the_last_event(bridge: Bridge, open_site: Open) -> None:
@@ -203,6 +222,21 @@ async def test_plain_route_streams_if_the_body_says_so(bridge: Bridge, site: Sit
     await bridge.worker(stream=speak)
     found = await all_of(site, "POST", "/chat", json={**ASKED, "stream": True})
     assert text_of(found) == TEXT
+
+
+async def test_call_whose_id_has_a_slash_is_read_on_at_its_location_with_a_ticket(bridge: Bridge, site: Site) -> None:
+    await bridge.worker(stream=speak)
+    async with site.client.stream(
+        "POST", "/api/v1/ai/chat/stream", json=ASKED, headers=ME | {"X-Request-Id": "r/1?x"}
+    ) as response:
+        where = response.headers["location"]
+        assert [line async for line in response.aiter_lines()]
+    assert where == "/api/v1/ai/calls/r%2F1%3Fx/stream"
+    url = (await site.post("/tickets", {"path": where})).json()["url"]
+    async with site.client.stream("GET", url) as response:
+        assert text_of([event async for event in events(response.aiter_lines()) if "event" in event]) == TEXT
+        assert f"Path={where};" in response.headers["set-cookie"]
+    assert (await site.client.delete("/api/v1/ai/calls/r%2F1%3Fx", headers=ME)).status_code == 204
 
 
 async def test_ticket_opens_its_stream_once_and_a_cookie_lets_the_browser_come_back(

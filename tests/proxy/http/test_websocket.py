@@ -16,9 +16,10 @@ from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
+from tests.proxy.conftest import agent_worker
 from tests.proxy.http.conftest import ME, Open, Site
-from tests.proxy.http.test_json import ASKED
-from tests.proxy.http.test_sse import TEXT, speak
+from tests.proxy.http.test_json import ASKED, error_of
+from tests.proxy.http.test_sse import TEXT, failing, speak
 from tests.waiting import eventually
 
 
@@ -69,6 +70,17 @@ async def test_cancel_ends_with_an_error_and_stops_the_worker(bridge: Bridge, si
         assert socket.close_code == 1000
     assert (error["type"], error["error"]["message"], error["error"]["httpStatus"]) == ("error", "请求已取消", 499)
     await eventually(lambda: halting.stopped == 1)
+
+
+async def test_agent_that_failed_ends_with_an_error_and_not_with_done(bridge: Bridge, site: Site) -> None:
+    await agent_worker(bridge, failing)
+    async with dial(site) as socket:
+        await say(socket, type="agent", request={"agentType": "plot", "task": "写"})
+        accepted, half, final, error = await hear(socket)
+        assert socket.close_code == 1011
+    assert (half["delta"], final["is_final"], final["metadata"]["status"]) == ("半章", True, "failed")
+    assert (error["type"], error["error"]["code"]) == ("error", "5001")
+    assert error["error"]["requestId"] == accepted["requestId"]
 
 
 async def test_call_is_resumed_on_another_socket_of_another_proxy(bridge: Bridge, open_site: Open) -> None:
@@ -160,6 +172,26 @@ async def test_page_of_another_origin_is_turned_away(open_site: Open) -> None:
     for origin in ("https://www.example.com", site.origin):
         async with dial(site, origin=origin):
             pass
+
+
+async def test_socket_at_another_path_is_turned_away_and_nothing_is_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(f"ws://127.0.0.1:{site.port}/api/v1/ai/other", proxy=None):
+            pass
+    assert refusal.value.response.status_code == 404
+    assert b"NOT_FOUND" in refusal.value.response.body
+    with pytest.raises(InvalidStatus):
+        async with dial(site, origin="https://elsewhere.example"):
+            pass
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+async def test_request_at_its_path_that_is_no_socket_is_told_so(site: Site) -> None:
+    response = await site.client.get("/api/v1/ai/ws")
+    assert (response.headers["upgrade"], response.json()["error"]["message"]) == ("websocket", "该地址只接受 WebSocket")
+    error_of(response, 426, "UPGRADE_REQUIRED")
 
 
 async def test_ticket_opens_one_socket(bridge: Bridge, site: Site) -> None:

@@ -16,6 +16,7 @@ __all__ = (
     "DocumentIndexed",
     "Failure",
     "FirstToken",
+    "Submission",
     "ToolCalled",
     "Usage",
     "Worker",
@@ -311,7 +312,7 @@ default_message_pool.register_message("qingyu.ai.events.v1", "CallStarted", Call
 @dataclass(eq=False, repr=False, config={"extra": "forbid"})
 class DocumentDeleted(betterproto2.Message):
     """
-    DocumentDeleted: a document is gone. Follows a CallCompleted of DeleteDocument, and is never shed.
+    DocumentDeleted: a document that there was is gone. Follows from the transaction that removed it, and is never shed.
     """
 
     at_unix_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
@@ -324,6 +325,8 @@ class DocumentDeleted(betterproto2.Message):
         betterproto2.field(3, betterproto2.TYPE_STRING)
     )
 
+    submitted: "Submission | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+
 
 default_message_pool.register_message("qingyu.ai.events.v1", "DocumentDeleted", DocumentDeleted)
 
@@ -331,7 +334,8 @@ default_message_pool.register_message("qingyu.ai.events.v1", "DocumentDeleted", 
 @dataclass(eq=False, repr=False, config={"extra": "forbid"})
 class DocumentIndexed(betterproto2.Message):
     """
-    DocumentIndexed: a document can be found. Follows a CallCompleted of IndexDocument, and is never shed.
+    DocumentIndexed: a version of a document is stored and can be found. Follows from the transaction that stored it, whatever became of
+    the call, and is never shed. A version that came too late to be stored is not told.
     """
 
     at_unix_ms: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
@@ -354,6 +358,8 @@ class DocumentIndexed(betterproto2.Message):
     chunks: "typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]" = betterproto2.field(
         5, betterproto2.TYPE_UINT32
     )
+
+    submitted: "Submission | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message("qingyu.ai.events.v1", "DocumentIndexed", DocumentIndexed)
@@ -411,6 +417,31 @@ class FirstToken(betterproto2.Message):
 
 
 default_message_pool.register_message("qingyu.ai.events.v1", "FirstToken", FirstToken)
+
+
+@dataclass(eq=False, repr=False, config={"extra": "forbid"})
+class Submission(betterproto2.Message):
+    """
+    Submission orders what happens to one document: of two, the one with the larger queue, and then the larger sequence, was submitted
+    later, and is what stays, whichever event comes first.
+    """
+
+    queue: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
+        1, betterproto2.TYPE_INT64
+    )
+    """
+    When the job's queue was made, unix nanoseconds.
+    """
+
+    sequence: "typing.Annotated[int, pydantic.Field(ge=-2**63, le=2**63 - 1)]" = betterproto2.field(
+        2, betterproto2.TYPE_INT64
+    )
+    """
+    The job's place in it.
+    """
+
+
+default_message_pool.register_message("qingyu.ai.events.v1", "Submission", Submission)
 
 
 @dataclass(eq=False, repr=False, config={"extra": "forbid"})
