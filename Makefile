@@ -69,11 +69,12 @@ model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and 
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
 	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
-bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 9 minutes)
+bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 13 minutes)
 	@$(BIN)/python -m bench.bridge
 	@$(BIN)/python -m bench.guards
 	@$(BIN)/python -m bench.models
 	@$(BIN)/python -m bench.proxy
+	@$(BIN)/python -m bench.events
 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
