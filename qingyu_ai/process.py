@@ -22,6 +22,7 @@ from .events.publishing import Publisher
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
+from .tracing.starting import traced
 from .watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -58,7 +59,13 @@ def run(name: str, main: Main, *, logs: TextIO | None = None) -> None:
         sys.stderr.write(f"{name}: {e}\n")
         sys.exit(EXIT_SETTINGS)
     configure_logging(settings.log, name, logs)
-    sys.exit(uvloop.run(_supervised(main, settings)))
+    try:
+        with traced(settings.trace, name):
+            status = uvloop.run(_supervised(main, settings))
+    except SettingsError as e:
+        log.error("settings_do_not_hold", error=str(e))
+        status = EXIT_SETTINGS
+    sys.exit(status)
 
 
 async def _supervised(main: Main, settings: Settings) -> int:
@@ -134,11 +141,18 @@ async def worker_process(
     serve(bus, worker)
     observe(worker)
 
+    serving = False
+
     def unready() -> str:
-        return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"
+        if worker.draining:
+            return "draining"
+        if not bus.connected:
+            return "no connection to NATS"
+        return "" if serving else "starting"
 
     operations = open_operations(kind, own.metrics_host, own.metrics_port, unready) if own.metrics_port else None
     await worker.start()
+    serving = True
     await stop.wait()
     await worker.drain(own.drain_seconds)
     if operations is not None:

@@ -15,6 +15,7 @@ from . import headers as wire
 from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
+    Backlog,
     Delivery,
     Headers,
     Hook,
@@ -215,7 +216,18 @@ class MemoryBus:
         """See `transport.Bus.used`."""
         source = self._broker.streams[stream]
         oldest = next(iter(source.messages.values()), None)
-        return Usage(source.used, source.plan.bytes, oldest.at if oldest else 0, source.created, source.generation)
+        return Usage(
+            source.used,
+            source.plan.bytes,
+            oldest.at if oldest else 0,
+            source.created,
+            source.generation,
+            len(source.messages),
+        )
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        return self._broker.consumer(queue).backlog()
 
     async def close(self) -> None:
         """See `transport.Bus.close`."""

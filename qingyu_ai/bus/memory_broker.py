@@ -18,6 +18,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import topology
 from .transport import (
+    Backlog,
     Delivery,
     Headers,
     OnFrame,
@@ -163,6 +164,12 @@ class Consumer:
             self.held_until[message.sequence] = now + self.ack_wait
             pull.take(MemoryDelivery(self, message, count, pull))
 
+    def backlog(self) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        mine = [n for n, message in self.stream.messages.items() if matches(self.queue.subject, message.subject)]
+        claimed = sum(n in self.deliveries for n in mine)
+        return Backlog(len(mine) - claimed, claimed)
+
     def forget(self, sequence: int) -> None:
         self.stream.drop(sequence)
         self.deliveries.pop(sequence, None)
@@ -179,6 +186,7 @@ class MemoryDelivery:
         self.data = message.data
         self.headers = message.headers
         self.sequence = message.sequence
+        self.stored_ns = int(message.at * 10**9)
         self.delivery = delivery
 
     def ack(self) -> None:
