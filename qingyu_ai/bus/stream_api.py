@@ -97,8 +97,8 @@ class StreamApi:
         is not done, and only leaders answer these requests.
         """
         subjects = json.dumps({"subjects_filter": queue.subject}).encode()
-        stream = await self._api(f"STREAM.INFO.{queue.stream}", subjects, API_TIMEOUT)
-        consumer = await self._api(f"CONSUMER.INFO.{queue.stream}.{queue.consumer}", b"", API_TIMEOUT)
+        stream = await self.api(f"STREAM.INFO.{queue.stream}", subjects, API_TIMEOUT)
+        consumer = await self.api(f"CONSUMER.INFO.{queue.stream}.{queue.consumer}", b"", API_TIMEOUT)
         jobs, claimed = sum((stream["state"].get("subjects") or {}).values()), consumer["num_ack_pending"]
         return Backlog(max(0, jobs - claimed), claimed)
 
