@@ -17,7 +17,7 @@ KUBECONFORM_VERSION := v0.7.0
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up cluster test test-cluster test-image test-next model faults check format bench proto system lock clean
+.PHONY: help demo up cluster test test-cluster test-image test-next model faults abuse check format bench proto dashboard system lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,11 +75,19 @@ model: $(VENV)/.ready ## Explores the protocol in every order of its steps, and 
 faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its callers get (40 minutes; ROW=… for one row)
 	@$(BIN)/python -m tests.faults $(if $(CONTROLS),--controls) $(ROW)
 
-bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 9 minutes)
+abuse: $(VENV)/.ready ## Calls a system with forged tokens, other tenants' ids and ids that are made to break out, and counts
+	@$(BIN)/python -m tests.abuse
+
+bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 20 minutes; NOVEL=… as in docs/retrieval.md)
 	@$(BIN)/python -m bench.bridge
 	@$(BIN)/python -m bench.guards
+	@$(BIN)/python -m bench.doors
 	@$(BIN)/python -m bench.models
 	@$(BIN)/python -m bench.proxy
+	@$(BIN)/python -m bench.agents
+	@$(BIN)/python -m bench.events
+	@$(BIN)/python -m bench.search --text $(or $(NOVEL),examples/novel/chendengdu.txt)
+	@$(if $(NOVEL),$(BIN)/python -m bench.retrieval $(NOVEL) && $(BIN)/python -m bench.retrieval --grpc $(NOVEL) && $(BIN)/python -m bench.retrieval.ts_rank $(NOVEL))
 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
@@ -104,6 +112,9 @@ system: ## Installs the optional tools into tools/ (buf, what the example in Nod
 	@echo "schemas of Kubernetes, KEDA and the Prometheus operator"
 	@sh deploy/tools.sh $(TOOLS)
 	@tests/programs.sh
+
+dashboard: $(VENV)/.ready ## Writes deploy/grafana/qingyu-ai.json anew
+	@$(BIN)/python -m deploy.grafana.dashboard
 
 lock: $(VENV)/.ready ## Resolves the versions anew into requirements/ (hashed, no addresses)
 	@for extra in run dev; do \

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from qingyu_ai import tracing
 from qingyu_ai.bus import subjects
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Denied, Invalid, TooLarge
@@ -24,6 +25,7 @@ from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.routes import Route, Rpc, StreamJob
 from qingyu_ai.settings import Settings
+from qingyu_ai.tracing import names
 
 from .doors import NOBODY, Visitor
 from .rules import RULES, check_id, check_request_id
@@ -169,10 +171,11 @@ def admit(
         project=project,
         roles=visitor.roles,
         digest=digest,
-        traceparent=incoming.traceparent,
+        traceparent=tracing.onward(incoming.traceparent),
         verified=visitor.verified and bool(user),
         projects=visitor.projects,
     )
+    tracing.current().set(names.CALL, call)
     return Admitted(message, envelope, chosen, resume_from, linger, follows)
 
 

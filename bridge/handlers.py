@@ -35,6 +35,7 @@ from .health import Health
 from .metrics import Metrics, RouteMetrics
 from .resume import Resume
 from .rules import check_request_id
+from .spans import in_spans
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +114,7 @@ class Edge:
             case _:
                 raise TypeError(f"no handler for {route!r}")
         limit = math.ceil(self._limit * route.room)
-        return wrap(functools.partial(self.serve, route, work, self._metrics.of(route), limit))
+        return wrap(functools.partial(in_spans(self.serve), route, work, self._metrics.of(route), limit))
 
     async def serve(
         self,

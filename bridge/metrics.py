@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,21 @@ from qingyu_ai.bus import topology
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.errors import Code
 from qingyu_ai.bus.gauge import Gauge as StreamGauge
+from qingyu_ai.bus.transport import Usage
 from qingyu_ai.process import CALL_BUCKETS
 from qingyu_ai.routes import Route
+
+STREAMS: tuple[tuple[str, str, Callable[[Usage], float]], ...] = (
+    ("bytes", "Bytes in a stream of the broker", lambda usage: usage.bytes),
+    ("max_bytes", "Bytes that it may have", lambda usage: usage.max_bytes),
+    ("messages", "Messages in it; of a queue: jobs that wait or run", lambda usage: usage.messages),
+    ("oldest_seconds", "Age of its oldest message", lambda usage: _age(usage.oldest_unix)),
+)
+"""What is shown of each stream, as of the last look."""
+
+
+def _age(unix: float) -> float:
+    return max(0.0, time.time() - unix) if unix else 0.0
 
 
 @dataclass(slots=True)
@@ -77,11 +92,10 @@ class Metrics:
             ("bus_requests", "Requests to NATS without a reply yet", lambda: caller.bus.waiting),
         ):
             Gauge(f"qingyu_bridge_{name}", what, registry=self._registry).set_function(value)
-        used = Gauge("qingyu_stream_bytes", "Bytes in a stream of the broker", ["stream"], registry=self._registry)
-        limit = Gauge("qingyu_stream_max_bytes", "Bytes that it may have", ["stream"], registry=self._registry)
-        for stream in topology.WATCHED:
-            used.labels(stream).set_function(functools.partial(_bytes, readers.gauge, stream))
-            limit.labels(stream).set_function(functools.partial(_max_bytes, readers.gauge, stream))
+        for name, what, of in STREAMS:
+            gauge = Gauge(f"qingyu_stream_{name}", what, ["stream"], registry=self._registry)
+            for stream in topology.WATCHED:
+                gauge.labels(stream).set_function(functools.partial(_of_stream, readers.gauge, stream, of))
         waiting = Gauge("qingyu_queue_waiting", "Jobs that no worker has yet", ["queue"], registry=self._registry)
         claimed = Gauge("qingyu_queue_claimed", "Jobs that a worker has", ["queue"], registry=self._registry)
         for kind in topology.QUEUES:
@@ -104,14 +118,9 @@ class Metrics:
         )
 
 
-def _bytes(gauge: StreamGauge, stream: str) -> float:
+def _of_stream(gauge: StreamGauge, stream: str, of: Callable[[Usage], float]) -> float:
     usage = gauge.usage.get(stream)
-    return usage.bytes if usage else 0
-
-
-def _max_bytes(gauge: StreamGauge, stream: str) -> float:
-    usage = gauge.usage.get(stream)
-    return usage.max_bytes if usage else 0
+    return of(usage) if usage else 0
 
 
 def _waiting(gauge: StreamGauge, kind: str) -> float:

@@ -67,7 +67,9 @@ def write(folder: Path) -> None:
             definitions = json.loads(wheel.read(file))["$defs"]
         for api_version, kind in KINDS:
             (folder / name(api_version, kind)).write_text(json.dumps(_of(definitions, api_version, kind)))
-        _pip("install", "--target", str(packages / "models"), *MODELS)
+        _pip(
+            "install", "--no-warn-conflicts", "--root-user-action=ignore", "--target", str(packages / "models"), *MODELS
+        )
         for api_version, kind, module in MODELLED:
             described = subprocess.run(
                 [sys.executable, "-c", DESCRIBE, module, kind],

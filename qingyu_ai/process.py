@@ -21,6 +21,7 @@ from .events.publishing import Publisher
 from .settings import Settings, SettingsError, load
 from .settings import Worker as WorkerSettings
 from .telemetry import Operations, configure_logging
+from .tracing.starting import traced
 from .watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,13 @@ def run(name: str, main: Main, *, logs: TextIO | None = None) -> None:
         sys.stderr.write(f"{name}: {e}\n")
         sys.exit(EXIT_SETTINGS)
     configure_logging(settings.log, name, logs)
-    sys.exit(uvloop.run(_supervised(main, settings)))
+    try:
+        with traced(settings.trace, name):
+            status = uvloop.run(_supervised(main, settings))
+    except SettingsError as e:
+        log.error("settings_do_not_hold", error=str(e))
+        status = EXIT_SETTINGS
+    sys.exit(status)
 
 
 async def _supervised(main: Main, settings: Settings) -> int:

@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from . import tracing
 from .settings import Log
 
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
@@ -36,8 +37,14 @@ def configure_logging(settings: Log, process: str, to: TextIO | None = None) -> 
         event["process"] = process
         return event
 
+    def name_trace(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if span := tracing.current():
+            event["trace_id"], event["span_id"] = span.ids
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_trace,
         structlog.processors.add_log_level,
         name_process,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -42,7 +42,15 @@ FORBIDDEN = {
         "qingyu_ai.cli",
         "qingyu_ai.process",
         "qingyu_ai.telemetry",
+        "qingyu_ai.tracing.recording",
+        "qingyu_ai.tracing.starting",
         "prometheus_client",
+    ),
+    "qingyu_ai/tracing/__init__.py": (
+        "qingyu_ai.settings",
+        "qingyu_ai.bus.transport",
+        "prometheus_client",
+        "opentelemetry",
     ),
     "qingyu_ai/cli": ("qingyu_ai.bus",),
     "qingyu_ai/identity": (
@@ -58,6 +66,9 @@ FORBIDDEN = {
 MAY_IMPORT_GRPC = ("bridge", "services/proxy", "qingyu_ai/contract/stubs", "examples", "bench", "tests")
 
 MAY_IMPORT_PSYCOPG = ("services/rag", "tests", "bench")
+
+MAY_IMPORT_OPENTELEMETRY = ("qingyu_ai/tracing/recording.py", "tests")
+"""What imports it imports it for every process, traces on or off."""
 
 MAY_IMPORT_NATS = ("qingyu_ai/bus", "qingyu_ai/cli/probe.py", "tests", "bench")
 
@@ -112,8 +123,13 @@ def test_arrow_points_the_right_way(folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("grpc", MAY_IMPORT_GRPC), ("nats", MAY_IMPORT_NATS), ("psycopg", MAY_IMPORT_PSYCOPG)],
-    ids=["grpc", "nats", "psycopg"],
+    [
+        ("grpc", MAY_IMPORT_GRPC),
+        ("nats", MAY_IMPORT_NATS),
+        ("psycopg", MAY_IMPORT_PSYCOPG),
+        ("opentelemetry", MAY_IMPORT_OPENTELEMETRY),
+    ],
+    ids=["grpc", "nats", "psycopg", "opentelemetry"],
 )
 def test_library_stays_in_its_rooms(library: str, allowed: tuple[str, ...]) -> None:
     wrong = [

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from qingyu_ai.routes import CALL_TOOL, Route, Rpc
 
 from . import headers as wire
-from . import subjects
+from . import spans, subjects
 from .deadline import Deadline
 from .errors import Expired, Fault, NoWorker, fault_of
 from .handler import Call
@@ -35,6 +35,13 @@ async def ask(bus: Bus, route: Route[Any, Any], subject: str, body: bytes, envel
     Raises:
         Fault: the worker's own, or NoWorker, Expired, BusDown, TooLarge.
     """
+    with spans.asking(route, envelope) as span:
+        if span:
+            envelope = envelope._replace(traceparent=span.traceparent)
+        return await _ask(bus, route, subject, body, envelope)
+
+
+async def _ask(bus: Bus, route: Route[Any, Any], subject: str, body: bytes, envelope: Envelope) -> bytes:
     try:
         reply, headers = await bus.ask(
             subject, body, timeout=max(0.001, envelope.deadline.remaining), headers=envelope.encode(stored=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -39,6 +40,14 @@ class NotYet(Exception):
         self.seconds = seconds
 
 
+class Lost(NamedTuple):
+    """The claim before, whose worker is lost."""
+
+    epoch: int
+    worker: str
+    at_ms: int
+
+
 class Claimed:
     """A claim, as long as it holds.
 
@@ -47,6 +56,7 @@ class Claimed:
         value: the record as it was written.
         goes_on: somebody held the call before: the log must be fenced, and may hold a part of the answer.
         buried: too many workers were lost over it: it is to be put aside, not run.
+        lost: whose claim it took the place of; None: nobody's, or of one that gave it back.
     """
 
     def __init__(
@@ -58,6 +68,7 @@ class Claimed:
         *,
         goes_on: bool = False,
         buried: bool = False,
+        lost: Lost | None = None,
     ) -> None:
         self._records = records
         self._call = call
@@ -65,6 +76,7 @@ class Claimed:
         self.record = value
         self.goes_on = goes_on
         self.buried = buried
+        self.lost = lost
         self._revision = epoch
         self._writing = asyncio.Lock()
 
@@ -189,13 +201,23 @@ class Claimant:
                     return await self._expire(entry)
         value = record.running(self._message, self._worker, held, self._settings.log_age_seconds, alone=alone)
         epoch = await self._records.write(self._call, value, _revision(entry))
-        return Claimed(self._records, self._call, epoch, value, goes_on=entry is not None, buried=verdict is Claim.BURY)
+        buried = verdict is Claim.BURY
+        return Claimed(
+            self._records, self._call, epoch, value, goes_on=entry is not None, buried=buried, lost=_lost(entry)
+        )
 
     async def _expire(self, entry: Entry | None) -> Entry:
         """Nobody waits any more: decide the call without running it."""
         before = entry.record if entry is not None else None
         value = record.decided(before, self._message.digest, bus_pb2.End(status=Expired().status))
         return Entry(await self._records.write(self._call, value, _revision(entry)), value)
+
+
+def _lost(entry: Entry | None) -> Lost | None:
+    if entry is None or entry.record.state != record.RUN or entry.record.given_back:
+        return None
+    held = entry.record
+    return Lost(record.epoch_of(entry), held.claims[-1].worker if held.claims else "", held.at_ms)
 
 
 def _revision(entry: Entry | None) -> int:

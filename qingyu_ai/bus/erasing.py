@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+import nats.errors
+from google.protobuf.message import DecodeError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RawStreamMsg
 from nats.js.errors import NotFoundError
@@ -127,14 +129,26 @@ async def _events(js: JetStreamContext, user: str) -> list[int]:
     try:
         left = (await reader.consumer_info()).num_pending or 0
         while left > 0:
-            for message in await reader.fetch(min(left, EVENTS_AT_ONCE), timeout=SECONDS):
+            try:
+                messages = await reader.fetch(min(left, EVENTS_AT_ONCE), timeout=SECONDS)
+            except nats.errors.TimeoutError:
+                left = (await reader.consumer_info()).num_pending or 0  # the oldest may have gone meanwhile
+                continue
+            for message in messages:
                 left = min(left - 1, message.metadata.num_pending)
-                # All that are about a call have it in one place, those of a later release too.
-                if CallAccepted.FromString(message.data).call.user == user:
+                if _event_user(message.data) == user:
                     found.append(message.metadata.sequence.stream)
     finally:
         await reader.unsubscribe()
     return found
+
+
+def _event_user(data: bytes) -> str:
+    """All events that are about a call have it in one place, those of a later release too."""
+    try:
+        return CallAccepted.FromString(data).call.user
+    except DecodeError:
+        return ""
 
 
 def _session_owner(data: bytes) -> str:

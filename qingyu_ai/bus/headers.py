@@ -67,7 +67,7 @@ REOPENS = "Qai-Reopens"
 """On jobs, if the call was decided before: the revision of the decision that this job is to replace. Since version 2."""
 
 TRACEPARENT = "traceparent"
-"""W3C trace context, passed through."""
+"""W3C trace context: of the span that asks, or as the caller gave it where no spans are recorded."""
 
 ERROR = "Nats-Service-Error"
 """On replies of rpc: the error's sentence (the header of the NATS services framework). The body is a google.rpc.Status."""

@@ -20,8 +20,9 @@ from google.protobuf.message import Message
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.routes import StreamJob
 from qingyu_ai.settings import Bus as BusSettings
+from qingyu_ai.tracing import OFF, Off, Span
 
-from . import record, topology
+from . import record, spans, topology
 from .claiming import Claimant, Claimed, NotYet, Stale
 from .dead import DeadLetters
 from .errors import Cancelled, Fault, GaveUp, Internal, Interrupted, TooLarge
@@ -99,6 +100,7 @@ class JobRun:
         """While the call is this run's and not decided."""
         self.on_claim: Callable[[], None] = lambda: None
         """Called once the call is this run's."""
+        self._span: Span | Off = OFF
         self.on_answered: Callable[[], None] = lambda: None
         """Called once only its event and its acknowledgement are left: nobody waits for those."""
         self._withdrawn = self._adopted = self._resumed = False
@@ -179,6 +181,7 @@ class JobRun:
         finally:
             if self.speaker is not None:
                 self.speaker.close()
+        spans.worked(self._span, fault)
         self._served.counts.add(time.monotonic() - began, fault.message if fault else "")
 
     async def _give_back(self) -> bool:
@@ -189,10 +192,12 @@ class JobRun:
         """
         claim, self._claim = self._claim, None
         if claim is None:
+            spans.worked(self._span, None)
             return True
         try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
                 await claim.note(given_back=True)
+            spans.worked(self._span, None, given_back=True)
         except Stale:
             return False
         except (TransportError, TimeoutError) as e:
@@ -247,6 +252,7 @@ class JobRun:
             return None
         self._claim = claim
         self.call.epoch = claim.epoch
+        self._span = spans.working(self._delivery, self._envelope, claim)
         self.on_claim()
         speaker = self.speaker = Speaker(
             self._bus,

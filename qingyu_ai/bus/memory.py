@@ -216,7 +216,14 @@ class MemoryBus:
         """See `transport.Bus.used`."""
         source = self._broker.streams[stream]
         oldest = next(iter(source.messages.values()), None)
-        return Usage(source.used, source.plan.bytes, oldest.at if oldest else 0, source.created, source.generation)
+        return Usage(
+            source.used,
+            source.plan.bytes,
+            oldest.at if oldest else 0,
+            source.created,
+            source.generation,
+            len(source.messages),
+        )
 
     async def backlog(self, queue: Queue) -> Backlog:
         """See `transport.Bus.backlog`."""

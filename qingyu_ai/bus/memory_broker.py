@@ -186,6 +186,7 @@ class MemoryDelivery:
         self.data = message.data
         self.headers = message.headers
         self.sequence = message.sequence
+        self.stored_ns = int(message.at * 10**9)
         self.delivery = delivery
 
     def ack(self) -> None:

@@ -32,7 +32,7 @@ HEARTBEAT = 5.0
 class NatsDelivery:
     """See `transport.Delivery`."""
 
-    __slots__ = ("_bus", "_reply", "data", "delivery", "headers", "sequence", "subject")
+    __slots__ = ("_bus", "_reply", "data", "delivery", "headers", "sequence", "stored_ns", "subject")
 
     def __init__(self, bus: NatsBus, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         parts = reply.split(".")
@@ -44,6 +44,7 @@ class NatsDelivery:
         self.headers = headers
         self.delivery = int(parts[at - 1])
         self.sequence = int(parts[at])
+        self.stored_ns = int(parts[at + 2])
 
     @property
     def pending(self) -> int:

@@ -10,6 +10,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from . import headers as wire
+from . import spans
 from .errors import BusDown, Cancelled, Expired, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, Served, internal
 from .headers import Envelope
@@ -99,7 +100,7 @@ class Rpcs:
         fault: Fault | None = None
         try:
             async with asyncio.timeout(envelope.deadline.remaining):
-                answer = await self._answer(served, envelope, data)
+                answer = await spans.answering(served.route, envelope, self._answer(served, envelope, data))
             self._bus.publish(reply, answer)
         except TimeoutError:
             error, fault = "deadline exceeded", Expired()  # the caller knows by its own clock

@@ -88,7 +88,7 @@ class StreamApi:
         if state["messages"]:
             first = _unix(state["first_ts"])
         created = info["created"]
-        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created)
+        return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created, state["messages"])
 
     async def backlog(self, queue: Queue) -> Backlog:
         """See `transport.Bus.backlog`.

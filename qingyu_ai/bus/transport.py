@@ -66,6 +66,8 @@ class Delivery(Protocol):
     """Of the message in its queue; the same at every delivery."""
     delivery: int
     """Counts from 1."""
+    stored_ns: int
+    """When it was stored, unix nanoseconds by the broker's clock."""
 
     def ack(self) -> None:
         """The job is done: the queue forgets it."""
@@ -243,6 +245,7 @@ class Usage:
     """When the stream was made."""
     generation: str = ""
     """See `Bus.generation`."""
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from .sections import Nats as Nats
 from .sections import Port as Port
 from .sections import Seconds as Seconds
 from .sections import Tool as Tool
+from .sections import Trace as Trace
 from .sections import Worker as Worker
 from .tokens import Tokens as Tokens
 from .words import env_name as env_name
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     ai: Ai = Ai()
     offline: Offline = Offline()
     llm: Llm = Llm()
+    trace: Trace = Trace()
 
     @classmethod
     def settings_customise_sources(

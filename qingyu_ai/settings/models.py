@@ -53,6 +53,8 @@ class Endpoint(Section):
     """Whether HTTP/2 is used where the server offers it."""
     ca_file: FilePath | None = None
     """Certificates to trust instead of the well-known ones, PEM."""
+    send_traceparent: bool = False
+    """Whether requests carry the trace that they are of, for a server whose spans go to the same collector."""
 
 
 class ChatModel(Endpoint):

@@ -33,6 +33,15 @@ class Log(Section):
     """One line for each finished call. It costs the bridge a few per cent of its CPU, and metrics count the same."""
 
 
+class Trace(Section):
+    """Traces (docs/observability.md). OpenTelemetry's own variables count, too."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    """The collector that takes them, OTLP over gRPC: http://127.0.0.1:4317. Empty here and there: no traces."""
+    flush_seconds: Seconds = 2.0
+    """For the last spans of a process that ends."""
+
+
 class Nats(Section):
     """The broker: where it is, and where `up` puts its own."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from qingyu_ai import tracing
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Code, TooLarge
 from qingyu_ai.bus.handler import Call
+from qingyu_ai.tracing import names
 from services.llm.model import ToolCall, ToolCallDelta, Turn
 from services.tool.registry import Listing
 
@@ -83,13 +86,14 @@ class Pieces:
         """
         used = set(taken)
         found = []
-        for i, (_, ids, names, pieces) in enumerate(self._calls):
+        for i, (_, ids, called, pieces) in enumerate(self._calls):
             # Nine letters and digits: the strictest servers take no other ids.
             given = _NOT_A_NAME.sub("_", ids[0][:MAX_NAME]) if ids else ""
-            own = given if given and given not in used else f"s{step:03d}c{i:04d}"
+            made = (f"s{step:03d}c{number:04d}" for number in itertools.count(i))
+            own = given if given and given not in used else next(one for one in made if one not in used)
             used.add(own)
             arguments, broken = _arguments("".join(pieces))
-            name = (names[0] if names else "")[:MAX_NAME].encode("utf-8", "replace").decode()
+            name = (called[0] if called else "")[:MAX_NAME].encode("utf-8", "replace").decode()
             found.append(Asked(step, own, name, arguments, broken))
         return found
 
@@ -104,6 +108,7 @@ def _arguments(written: str) -> tuple[str, str]:
     try:
         value = json.loads(text, parse_constant=_no_constant)
         if isinstance(value, str):  # encoded twice
+            value.encode()  # not with half a character: that cannot be sent on
             text, value = value, json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         value = None
@@ -165,10 +170,10 @@ class Caller:
         self._tools: Mapping[str, Listing] = {tool.name: tool for tool in tools}
         self._most = most
 
-    def repeatable(self, name: str) -> bool:
-        """Whether a tool may be called again when it is not known what became of a call."""
-        tool = self._tools.get(name)
-        return tool is not None and tool.repeatable
+    def may_again(self, asked: Asked) -> bool:
+        """Whether a call may be made again when its outcome is not known. One whose arguments are broken ran no tool."""
+        tool = self._tools.get(asked.name)
+        return bool(asked.broken) or (tool is not None and tool.repeatable)
 
     async def run(self, asked: Sequence[Asked], deadline: Deadline) -> AsyncGenerator[Called, None]:
         """Call them all at once.
@@ -200,7 +205,18 @@ class Caller:
         began = time.monotonic()
         result = self._refused(asked, position)
         if result is None:
-            tool, left = self._tools[asked.name], max(0.0, deadline.remaining)
+            result = await self._asked(asked, max(0.0, deadline.remaining))
+            size = len(result.result.encode())
+            if size > min(MAX_RESULT, self._room):
+                limit = max(0, min(MAX_RESULT, self._room))
+                result = failed(TooLarge(f"The result of {asked.name}", f"{asked.name} 的结果", size, limit))
+            self._room -= len(result.result.encode())
+        return Called(asked, result.result, _since(began), result.code, result.message)
+
+    async def _asked(self, asked: Asked, left: float) -> ToolResult:
+        tool = self._tools[asked.name]
+        facts = {names.GEN_AI_OPERATION: "execute_tool", names.TOOL_NAME: asked.name, names.TOOL_CALL_ID: asked.id}
+        with tracing.span(f"execute_tool {asked.name}", attributes=facts) as span:
             result = await self._toolbox.call(
                 self._call,
                 asked.name,
@@ -209,12 +225,9 @@ class Caller:
                 seconds=min(tool.wait_seconds + tool.seconds + MARGIN_SECONDS, left),
                 patience=left * PATIENCE,
             )
-            size = len(result.result.encode())
-            if size > min(MAX_RESULT, self._room):
-                limit = max(0, min(MAX_RESULT, self._room))
-                result = failed(TooLarge(f"The result of {asked.name}", f"{asked.name} 的结果", size, limit))
-            self._room -= len(result.result.encode())
-        return Called(asked, result.result, _since(began), result.code, result.message)
+            if result.code:
+                span.fail(Code(result.code).name)  # what the model is told may say back what it wrote
+        return result
 
     def _refused(self, asked: Asked, position: int) -> ToolResult | None:
         if asked.name not in self._tools:

@@ -14,6 +14,7 @@ from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Fault
 from qingyu_ai.settings import ChatModel
 
+from . import spans
 from .completion import Completion, Unreadable, delta_of, parse, request_body, usage_of
 from .faults import Upstream, UpstreamFault
 from .meters import Meters
@@ -70,8 +71,9 @@ class RemoteModel:
         budget = Budget.start(self._settings, deadline)
         prompt = self._fitted(prompt)
         answer = _Answer(prompt)
+        model = await self._server.model_name(budget)
         body = request_body(
-            await self._server.model_name(budget),
+            model,
             prompt,
             stream=True,
             continuation=self._settings.continuation,
@@ -81,9 +83,11 @@ class RemoteModel:
         )
         if prompt.requests is not None:
             prompt.requests.made += 1
+        # Never current: whoever asks for the next delta is in a span of its own.
+        span = spans.asking("chat", model, self._settings.base_url)
         try:
             async with (
-                self._server.asked("/chat/completions", body, budget) as transfer,
+                self._server.asked("/chat/completions", body, budget, span.traceparent) as transfer,
                 aclosing(self._read(transfer, budget, answer)) as deltas,
             ):
                 async for delta in deltas:
@@ -92,8 +96,15 @@ class RemoteModel:
             e.after_text = answer.said
             if prompt.requests is not None and answer.counted and not answer.said:
                 prompt.requests.wasted += answer.usage
+            span.failed(e)
+            raise
+        except BaseException as e:
+            span.failed(e)
             raise
         finally:
+            if span:
+                spans.answered(span, self._server.label, answer.usage, answer.finish)
+                span.end()
             if answer.said or answer.counted:
                 self._meters.used(self.name, answer.usage, self._settings)
 

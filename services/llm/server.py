@@ -137,8 +137,13 @@ class Server:
         return self._model
 
     @asynccontextmanager
-    async def asked(self, path: str, body: bytes | None, budget: Budget) -> AsyncIterator[Transfer]:
+    async def asked(
+        self, path: str, body: bytes | None, budget: Budget, traceparent: str = ""
+    ) -> AsyncIterator[Transfer]:
         """Ask, and hold the connection while the answer is read. Leaving early closes it.
+
+        Args:
+            traceparent: of the span that this request has, sent if the settings say so.
 
         Raises:
             UpstreamFault: there is no answer, or its status is not 200.
@@ -153,7 +158,7 @@ class Server:
         try:
             transfer = self._curls.start(
                 self._base + path,
-                self._headers(body is not None),
+                self._headers(body is not None, traceparent),
                 body,
                 connect_seconds=max(0.001, min(self.settings.connect_seconds, budget.first.remaining)),
                 http2=self.settings.http2,
@@ -173,12 +178,14 @@ class Server:
             if transfer is not None:
                 transfer.close()
 
-    def _headers(self, posts: bool) -> dict[str, str]:
+    def _headers(self, posts: bool, traceparent: str) -> dict[str, str]:
         headers = {"User-Agent": f"qingyu-ai/{__version__}", "Accept": "text/event-stream, application/json"}
         if posts:
             headers |= {"Content-Type": "application/json", "Expect": ""}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        if traceparent and self.settings.send_traceparent:
+            headers["traceparent"] = traceparent
         return headers
 
     async def _refused(self, transfer: Transfer, budget: Budget) -> Fault:

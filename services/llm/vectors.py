@@ -13,6 +13,7 @@ import msgspec
 
 from qingyu_ai.bus.deadline import Deadline
 
+from . import spans
 from .faults import Upstream
 from .meters import Meters
 from .model import NEVER
@@ -21,6 +22,9 @@ from .retry import asked_again
 from .server import Budget, Server
 
 RerankStyle = Literal["jina", "tei"]
+
+OPERATIONS: dict[str, Literal["embeddings", "rerank"]] = {"/embeddings": "embeddings", "/rerank": "rerank"}
+"""What a path is for, as spans have it."""
 
 T = TypeVar("T")
 
@@ -57,12 +61,13 @@ class _Asker:
             budget = Budget.start(self._server.settings, deadline)
             model = await self._server.model_name(budget)
             encoded = msgspec.json.encode({"model": model, **body})
-            async with self._server.asked(path, encoded, budget) as transfer:
-                data = await self._server.whole(transfer, budget)
-            try:
-                found = msgspec.json.decode(data, type=answer)
-            except UNREADABLE as e:
-                raise self._server.fault(Upstream.ANSWER_BROKEN, str(e)) from None
+            with spans.asking(OPERATIONS[path], model, self._server.settings.base_url) as span:
+                async with self._server.asked(path, encoded, budget, span.traceparent) as transfer:
+                    data = await self._server.whole(transfer, budget)
+                try:
+                    found = msgspec.json.decode(data, type=answer)
+                except UNREADABLE as e:
+                    raise self._server.fault(Upstream.ANSWER_BROKEN, str(e)) from None
             self._server.breaker.finished()
             return found
 

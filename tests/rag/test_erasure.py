@@ -122,6 +122,7 @@ async def test_event_of_a_later_release_is_found_by_its_user(
         await bus.store("ai.events.v1.chat.praised.none", later + b"\xf8\x07\x01", timeout=2)
     worker = events.WorkerUp(at_unix_ms=1, worker=events.Worker(id=USER, service=USER, version=USER), slots=4)
     await bus.store("ai.events.v1.chat.worker_up.none", worker.SerializeToString(), timeout=2)
+    await bus.store("ai.events.v1.chat.praised.none", b"\xff", timeout=2)
     traces = await erasing.find(bus, USER)
     assert traces.events == [1, 3, 5]
     await erasing.erase(bus, traces)
