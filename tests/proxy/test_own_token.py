@@ -34,8 +34,8 @@ def bridge_settings() -> BridgeSettings:
     )
 
 
-def own(**more: object) -> str:
-    return token(sub="ai-proxy", roles=["proxy"], **more)
+def own() -> str:
+    return token(sub="ai-proxy", roles=["proxy"])
 
 
 async def whoami(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
