@@ -104,12 +104,12 @@ class Gauge:
         for stream in topology.WATCHED:
             usage = self.usage[stream] = await self._bus.used(stream)
             self.generations[stream] = usage.generation
-        for kind, queue in topology.QUEUES.items():
-            self._backlogs[kind] = await self._bus.backlog(queue), time.monotonic()
         now = time.time()
         self.log_has_room = log_has_room(self.usage[topology.LOG], self._oldest_anywhere(now), now)
         records = self.usage[topology.CALLS]
         self.records_have_room = records.max_bytes <= 0 or records.bytes < RECORDS_FULL * records.max_bytes
+        for kind, queue in topology.QUEUES.items():  # last: no call waits for these figures
+            self._backlogs[kind] = await self._bus.backlog(queue), time.monotonic()
 
     def _on_open(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         bridge = subject.rpartition(".")[2]

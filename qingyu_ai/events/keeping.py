@@ -113,6 +113,8 @@ class Keeper:
                 for one in batch:
                     _settle(one)
                 return
+        elif await self._store_now(batch[0]):
+            return
         singles = [asyncio.get_running_loop().create_task(self._store_one(one)) for one in batch]
         self._singles.update(singles)
         for single in singles:
@@ -141,6 +143,20 @@ class Keeper:
         )
         parse_ack(one.subject, body)
         return bool(msgspec.json.decode(body).get("count") == last)
+
+    async def _store_now(self, one: Kept) -> bool:
+        """Store one, without a task of its own: most are alone, and stored at the first try.
+
+        Returns:
+            Whether it is stored. Not: `_store_one` finds out why.
+        """
+        try:
+            await self._bus.store(one.subject, one.data, headers=one.headers, timeout=self._settings.store_seconds)
+        except Exception as e:
+            log.debug("event_not_stored_yet", id=one.id, error=str(e))
+            return False
+        _settle(one)
+        return True
 
     async def _store_one(self, one: Kept) -> None:
         try:

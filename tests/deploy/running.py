@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jwt
 import psycopg
 
 from deploy.manifests import Document
@@ -14,6 +15,7 @@ from tests.deploy.kubelet import SECTIONS, Launch, Node, Pod, on_this_machine
 from tests.postgres import PostgresProcess
 
 BACKEND_KEY = "b" * 40
+TOKEN_KEY = "k" * 40
 DATABASE = "qingyu"
 
 
@@ -42,8 +44,23 @@ def secrets(postgres: PostgresProcess) -> dict[str, Mapping[str, str]]:
     return {
         "qingyu-database": {"QINGYU_RAG__DSN": worker},
         "qingyu-database-owner": {"QINGYU_RAG__OWNER_DSN": postgres.dsn(DATABASE)},
-        "qingyu-proxy": {"QINGYU_PROXY__TICKET_KEY": "t" * 40, "QINGYU_PROXY__BACKEND_KEY": BACKEND_KEY},
+        "qingyu-bridge": {"QINGYU_BRIDGE__TOKEN_KEY": TOKEN_KEY, "QINGYU_BRIDGE__TRUSTED_ROLES": '["ai-proxy"]'},
+        "qingyu-proxy": {
+            "QINGYU_PROXY__TICKET_KEY": "t" * 40,
+            "QINGYU_PROXY__BACKEND_KEY": BACKEND_KEY,
+            "QINGYU_AI__PROXY__TOKEN": token("the-proxy", roles=["ai-proxy"]),
+        },
     }
+
+
+def token(user: str, **claims: object) -> str:
+    """A token that the bridge takes."""
+    return jwt.encode({"sub": user, "exp": time.time() + 3600, **claims}, TOKEN_KEY, "HS256")
+
+
+def bearer(user: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a caller with a token."""
+    return (("authorization", f"Bearer {token(user)}"),)
 
 
 def deploy(

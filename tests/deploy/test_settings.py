@@ -17,7 +17,17 @@ from tests.deploy.containers import Container, containers
 OUTSIDE: Mapping[str, Mapping[str, str]] = {
     "qingyu-database": {"QINGYU_RAG__DSN": "postgresql://qingyu_rag:secret@database/qingyu"},
     "qingyu-database-owner": {"QINGYU_RAG__OWNER_DSN": "postgresql://owner:secret@database/qingyu"},
-    "qingyu-proxy": {"QINGYU_PROXY__TICKET_KEY": "t" * 32, "QINGYU_PROXY__BACKEND_KEY": "b" * 32},
+    "qingyu-bridge": {
+        "QINGYU_BRIDGE__TOKEN_KEYS_URL": "https://login.example.com/jwks.json",
+        "QINGYU_BRIDGE__TOKEN_ISSUER": "https://login.example.com",
+        "QINGYU_BRIDGE__TOKEN_AUDIENCE": "qingyu-ai",
+        "QINGYU_BRIDGE__TRUSTED_ROLES": '["ai-proxy"]',
+    },
+    "qingyu-proxy": {
+        "QINGYU_PROXY__TICKET_KEY": "t" * 32,
+        "QINGYU_PROXY__BACKEND_KEY": "b" * 32,
+        "QINGYU_AI__PROXY__TOKEN": "a.b.c",
+    },
     "qingyu-models": {"QINGYU_LLM__BASE_URL": "https://api.example.com/v1", "QINGYU_LLM__API_KEY": "secret"},
 }
 """What an operator makes (docs/operations.md)."""
@@ -129,6 +139,7 @@ def test_callers_of_the_bridge_are_spread_and_find_new_bridges(
 def test_each_process_has_only_the_secrets_that_it_needs(base: list[Document]) -> None:
     secrets = {(c.kind, c.described["name"]): c.secrets for c in ours(base) if c.secrets}
     assert secrets == {
+        ("bridge", "main"): {"qingyu-bridge"},
         ("rag", "main"): {"qingyu-database"},
         ("proxy", "main"): {"qingyu-proxy"},
         ("setup", "database"): {"qingyu-database", "qingyu-database-owner"},

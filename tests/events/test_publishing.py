@@ -112,6 +112,37 @@ async def test_cancelled_call_is_told_by_its_worker_though_a_bridge_decided_it(
     assert event.name == "cancelled"
 
 
+async def test_job_that_is_put_aside_is_told_as_such_and_not_as_failed(system: System, published: Published) -> None:
+    async def broken(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        raise KeyError("a defect of ours")
+
+    await system.worker(chat=broken)
+    reading = await system.submit("x")
+    assert (await reading.wait_end()).status
+    system.caller.close(reading)
+    await eventually(lambda: published.publishers[-1].sent["dead_lettered"])
+    [event] = await published.ends(reading.call)
+    assert isinstance(event.data, v1.CallDeadLettered)
+    assert event.data.failure is not None
+    assert (event.data.failure.reason, "a defect" in event.data.failure.message) == ("INTERNAL", False)
+
+
+async def test_call_whose_deadline_comes_has_failed_once(system: System, published: Published) -> None:
+    async def forever(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        await asyncio.sleep(60)
+        return ai.ChatResponse()
+
+    await system.worker(chat=forever)
+    reading = await system.submit("x", seconds=0.5)
+    assert (await reading.wait_end()).status
+    system.caller.close(reading)
+    await eventually(lambda: published.publishers[-1].sent["failed"])
+    [event] = await published.ends(reading.call)
+    assert isinstance(event.data, v1.CallFailed)
+    assert event.data.failure is not None
+    assert event.data.failure.reason == "DEADLINE_EXCEEDED"
+
+
 async def test_failure_that_is_tried_again_is_told_and_so_is_what_came_of_it(
     system: System, published: Published
 ) -> None:
