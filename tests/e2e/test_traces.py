@@ -80,10 +80,14 @@ def traceparent(flags: str = SAMPLED) -> tuple[str, str, str]:
     return f"00-{trace}-{span}-{flags}", trace, span
 
 
-def called(channel: grpc.Channel, asked: ai.AgentRequest, given: str) -> str:
+def called(channel: grpc.Channel, asked: ai.AgentRequest, given: str, heard: list[str] | None = None) -> str:
+    heard = [] if heard is None else heard
     stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
     chunks = stub.ExecuteAgentStream(asked, timeout=40, metadata=(("traceparent", given),) if given else ())
-    return "".join(chunk.delta for chunk in chunks if chunk.chunk_type == "text")
+    for chunk in chunks:
+        if chunk.chunk_type == "text":
+            heard.append(chunk.delta)
+    return "".join(heard)
 
 
 def paths(spans: list[Seen]) -> list[list[tuple[str, str]]]:
@@ -182,15 +186,15 @@ def test_killed_worker_is_in_the_trace_with_all_that_it_did(
             ],
         )
         given, trace, _ = traceparent()
-        said: list[str] = []
-        caller = threading.Thread(target=lambda: said.append(called(channel, request("text_statistics"), given)))
+        heard: list[str] = []
+        caller = threading.Thread(target=lambda: called(channel, request("text_statistics"), given, heard))
         caller.start()
         tool = "execute_tool text_statistics"
-        eventually_sync(lambda: len(upstream.seen()) == 2 and len(collector.named(tool)) == 1, timeout=20)
+        eventually_sync(lambda: "".join(heard) == ANSWER and len(collector.named(tool)) == 1, timeout=20)
         system.workers[0].kill()
         system.workers[0].start()
         caller.join()
-        assert said == [ANSWER + "灯还亮着。"]
+        assert "".join(heard) == ANSWER + "灯还亮着。"
         eventually_sync(lambda: len(collector.named(AGENT)) == 1 and len(collector.named(PROCESS)) == 2, timeout=20)
         system.wait_ready()
     spans = collector.of(trace)

@@ -262,6 +262,7 @@ async def test_ticket_opens_its_stream_once_and_a_cookie_lets_the_browser_come_b
 async def test_client_that_takes_nothing_is_left_and_its_call_lingers(
     bridge: Bridge, open_site: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patience = sse.SEND_SECONDS
     monkeypatch.setattr(sse, "SEND_SECONDS", 0.3)
     site = await open_site(send_bytes=4096)
 
@@ -288,5 +289,6 @@ async def test_client_that_takes_nothing_is_left_and_its_call_lingers(
         await eventually(lambda: b"ai_proxy_streams 1.0" in generate_latest(registry))
         await eventually(lambda: b"ai_proxy_streams 0.0" in generate_latest(registry), timeout=30)
         assert client.recv(100), "it was not cut off before anything came"
+    monkeypatch.setattr(sse, "SEND_SECONDS", patience)
     found = await all_of(site, "GET", "/calls/r1/stream")
     assert len(text_of(found)) == 80 * 15_000
