@@ -17,7 +17,7 @@ KUBECONFORM_VERSION := v0.7.0
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up cluster test test-cluster test-image test-next model faults abuse check format bench proto dashboard system lock clean
+.PHONY: help demo up cluster test test-cluster test-image test-guarded test-next model faults abuse check format bench proto dashboard system lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-cluster: $(VENV)/.ready ## Runs the tests of bus, bridge and whole systems 
 
 test-image: $(VENV)/.ready ## Builds the image's contents in a clean root (debootstrap; as root, 2 minutes) and starts each process in it
 	@TEST_IMAGE=1 $(BIN)/python -m pytest tests/deploy/test_image.py
+
+test-guarded: $(VENV)/.ready ## Runs the tests of whole systems on a nats-server with users and permissions, and counts violations
+	@TEST_NATS=guarded $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/e2e tests/doors
 
 test-next: ## Runs the tests on a later Python, if one is at hand
 	@if [ -n "$(NEXT_PYTHON)" ]; then \

@@ -107,7 +107,7 @@ async def over_grpc(port: int, processes: Processes, table: Table) -> None:
 
 async def at_bus(nats: str, processes: Processes, table: Table) -> None:
     """Without a bridge."""
-    bus = await NatsBus.open([nats], "bench", on_closed=lambda: None)
+    bus = await NatsBus.open([nats], "bridge", on_closed=lambda: None)
     presence = Presence(bus, f"{bus.inbox}.srv.presence")
     caller = Caller(bus, BusSettings(), presence)
     await presence.start()

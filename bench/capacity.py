@@ -55,7 +55,7 @@ async def find_capacity(processes: Processes, nats: str, upstream: Upstream, con
         for pid in (processes.pid("nats"), upstream.pid, os.getpid()):
             psutil.Process(pid).cpu_affinity(cores[1:])
     settings = BusSettings()
-    bus = await NatsBus.open([nats], "bench", on_closed=lambda: None)
+    bus = await NatsBus.open([nats], "bridge", on_closed=lambda: None)
     await bus.ensure_topology(settings)
     presence = Presence(bus, f"{bus.inbox}.srv.presence")
     caller = Caller(bus, settings, presence)

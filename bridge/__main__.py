@@ -9,6 +9,7 @@ import structlog
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.discovery import Presence
+from qingyu_ai.doors.login import Login
 from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.process import open_operations, run, watch_events
 from qingyu_ai.settings import Settings, without_password
@@ -28,7 +29,9 @@ CUT_SECONDS = 0.5
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a bridge until `stop` is set."""
     doors = await Doors.open(settings.bridge)
-    bus = await NatsBus.open(settings.nats.servers, "bridge", on_closed=stop.set)
+    bus = await NatsBus.open(
+        settings.nats.servers, "bridge", on_closed=stop.set, login=Login.of("bridge", settings.nats)
+    )
     await bus.ensure_topology(settings.bus)
     # A single server that restarts has lost its memory streams; they must be there before the readers look for them.
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))

@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from qingyu_ai.doors.certificates import Files, Pem, Rotating
 from qingyu_ai.process import AddressTaken
 from qingyu_ai.routes import services
 from qingyu_ai.settings import Bridge
@@ -41,6 +42,33 @@ def options(settings: Bridge) -> list[tuple[str, Any]]:
     ]
 
 
+def credentials(settings: Bridge) -> grpc.ServerCredentials | None:
+    """What the bridge shows, and wants to see; read anew for each connection. None: no TLS.
+
+    Raises:
+        SettingsError: the certificates do not hold.
+    """
+    if settings.cert_file is None:
+        return None
+    files = Files("QINGYU_BRIDGE", settings.client_ca_file, settings.cert_file, settings.key_file, "CLIENT_CA_FILE")
+    rotating = Rotating(files, _configuration)
+    shown = [rotating.current]
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        before, shown[0] = shown[0], rotating.current
+        return None if shown[0] is before else shown[0]
+
+    return grpc.dynamic_ssl_server_credentials(
+        shown[0],
+        fetch,  # type: ignore[arg-type]  # None says that nothing has changed, which the stubs do not know
+        require_client_authentication=settings.client_ca_file is not None,
+    )
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], root_certificates=pem.ca or None)
+
+
 async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.Server, int]:
     """Listen.
 
@@ -49,7 +77,9 @@ async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.
 
     Raises:
         AddressTaken: the address cannot be had.
+        SettingsError: the certificates do not hold.
     """
+    secret = credentials(settings)
     server = grpc.aio.server(options=options(settings))
     server.add_generic_rpc_handlers((edge.generic_handler(),))
     health_pb2_grpc.add_HealthServicer_to_server(checks.servicer, server)
@@ -57,7 +87,7 @@ async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.
         reflection.enable_server_reflection((*services(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"{settings.host}:{settings.port}"
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_secure_port(address, secret) if secret else server.add_insecure_port(address)
     except RuntimeError:
         raise AddressTaken(
             f"cannot listen on {address}: it is taken, or no address of this machine; "

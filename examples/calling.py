@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 
 import grpc
 
@@ -42,6 +43,21 @@ Pairs = Iterable[tuple[str, str | bytes]] | None
 
 class Broken(Exception):
     """An answer was not what the contract promises."""
+
+
+def opened(target: str, ca: str | None, cert: str | None, key: str | None) -> grpc.Channel:
+    """Open a channel, with TLS if there are certificates.
+
+    Raises:
+        Broken: a file cannot be read.
+    """
+    if not ca:
+        return grpc.insecure_channel(target, options=KEEPALIVE)
+    try:
+        trusted, own_key, own = (Path(file).read_bytes() if file else None for file in (ca, key, cert))
+    except OSError as e:
+        raise Broken(f"读不了文件 · cannot read {e.filename}: {e.strerror}") from None
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(trusted, own_key, own), options=KEEPALIVE)
 
 
 def connect(channel: grpc.Channel, target: str) -> None:

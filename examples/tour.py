@@ -17,12 +17,12 @@ import grpc
 import retrieval
 import web
 from calling import (
-    KEEPALIVE,
     Broken,
     connect,
     heading,
     metadata,
     new_request_id,
+    opened,
     returned,
     show_usage,
     status_of,
@@ -49,9 +49,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="127.0.0.1:50051", help="the bridge, host:port (default: %(default)s)")
     parser.add_argument("--proxy", default="", help="the AI Proxy, such as http://127.0.0.1:8080; without: left out")
+    parser.add_argument("--ca", help="certificates, PEM, one of which signed the bridge's (default: no TLS)")
+    parser.add_argument("--cert", help="our certificate, PEM, for a bridge that asks for one; with --key")
+    parser.add_argument("--key", help="its key, PEM")
     target, proxy = (asked := parser.parse_args()).target, asked.proxy.rstrip("/")
     try:
-        with grpc.insecure_channel(target, options=KEEPALIVE) as channel:
+        with opened(target, asked.ca, asked.cert, asked.key) as channel:
             connect(channel, target)
             stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
             retrieves = health(stub)

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from .bus.connection import NatsBus
 from .bus.transport_errors import TransportError, Unfit
 from .bus.worker import Worker
+from .doors.login import Login
 from .events.kinds import KINDS
 from .events.publishing import Publisher
 from .settings import Settings, SettingsError, load
@@ -129,7 +130,7 @@ async def worker_process(
         TransportError: there is no broker, or not the one that the settings want.
         AddressTaken: the metrics port cannot be had.
     """
-    bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set)
+    bus = await NatsBus.open(settings.nats.servers, kind, on_closed=stop.set, login=Login.of(kind, settings.nats))
     await bus.ensure_topology(settings.bus)
     bus.on_reconnect(lambda: bus.ensure_topology(settings.bus))
     publisher = Publisher(bus, settings.bus)
@@ -194,6 +195,11 @@ def observe(worker: Worker, registry: CollectorRegistry = REGISTRY) -> None:
         ),
         ("waiting_deltas", "Deltas that wait for the log or for their reader", lambda: worker.jobs.waiting_deltas),
         ("bus_requests", "Requests to NATS without a reply yet", lambda: worker.bus.waiting),
+        (
+            "replies_refused",
+            "Questions whose answer was wanted where nobody may ask",
+            lambda: worker.rpcs.answering.refused,
+        ),
         ("dead_letters", "Jobs put aside by this process", lambda: worker.jobs.dead_letters.stored),
         ("dead_letters_lost", "Jobs put aside whose letter could not be stored", lambda: worker.jobs.dead_letters.lost),
     ):

@@ -56,6 +56,7 @@ class NatsCluster:
             name: Node(name, LOOPBACK, free_port(), free_port(), free_port(), folder / name) for name in names
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.settings: dict[str, str] = {}
         self.lent = False
         """Whether a system runs on it now; two would see each other."""
 

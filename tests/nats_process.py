@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from qingyu_ai.cli import nats_server
@@ -16,8 +18,11 @@ class NatsProcess:
 
     replicas = 1
 
-    def __init__(self, config: Path | None = None) -> None:
+    def __init__(self, config: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self._config = config or nats_server.shipped("nats.conf")
+        self._env = {**os.environ, **(env or {})}
+        self.settings: dict[str, str] = {}
+        """Environment variables that processes on it need."""
         self._dir = tempfile.TemporaryDirectory(prefix="qingyu-nats-")
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
@@ -26,10 +31,10 @@ class NatsProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        arguments = ["-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port), "-m", "0"]
+        arguments = ["-c", str(self._config), "-a", "127.0.0.1", "-p", str(self.port), "-m", "0", "-sd", self._dir.name]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(nats_server.binary()), *arguments, "-sd", self._dir.name], stdout=log, stderr=subprocess.STDOUT
+                [str(nats_server.binary()), *arguments], stdout=log, stderr=subprocess.STDOUT, env=self._env
             )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -56,6 +61,11 @@ class NatsProcess:
     def running(self) -> bool:
         """Whether it was started and not closed."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def said(self) -> str:
+        """Its log since it was started last."""
+        return self._log.read_text(errors="replace")
 
     @property
     def servers(self) -> list[str]:

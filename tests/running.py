@@ -31,6 +31,7 @@ from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.settings import Settings, env_name
 from qingyu_ai.settings import Worker as WorkerSettings
 from tests.nats_cluster import ON_CLUSTER, AnyNats, NatsCluster, free_cluster
+from tests.nats_guarded import GUARDED, GuardedNats
 from tests.nats_process import NatsProcess
 from tests.ports import free_port
 from tests.waiting import EVERY_SECONDS
@@ -227,6 +228,12 @@ def _settings_of(kind: str) -> dict[str, str]:
     }
 
 
+def _free_nats() -> AnyNats:
+    if ON_CLUSTER:
+        return free_cluster()
+    return GuardedNats() if GUARDED else NatsProcess()
+
+
 class System:
     """A broker, bridges and workers, as a context manager.
 
@@ -261,7 +268,7 @@ class System:
         self._settings = {"QINGYU_BRIDGE__EXPECTED_WORKERS": json.dumps(sorted(set(kinds))), **(settings or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="qingyu-system-")
         self._kinds: dict[Running, str] = {}
-        self.nats: AnyNats = nats or (free_cluster() if ON_CLUSTER else NatsProcess())
+        self.nats: AnyNats = nats or _free_nats()
         self._nats_is_ours = not self.nats.running
         self.bridges: list[RunningBridge] = []
 
@@ -283,6 +290,7 @@ class System:
         """What every process gets, and nothing that a developer has set for the system at hand."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("QINGYU_", "OTEL_")) and k != "NATS_URL"}
         own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NATS_URL": self.nats.url}
+        own |= self.nats.settings
         own[env_name(("bus", "replicas"))] = str(self.nats.replicas)
         own[env_name(("bridge", "drain_seconds"))] = str(DRAIN_SECONDS)
         # Only for the kinds that there are: a process of the release before knows no others.
@@ -392,6 +400,8 @@ class System:
             for process in (*self.bridges, *self.workers):
                 if process.alive:
                     process.kill()
+            if isinstance(self.nats, GuardedNats):
+                complaints += self.nats.violations
             if self._nats_is_ours:
                 self.nats.close()
             elif isinstance(self.nats, NatsCluster):

@@ -36,6 +36,7 @@ FORBIDDEN = {
     ),
     "qingyu_ai/routes.py": ("qingyu_ai.bus", "qingyu_ai.settings", "qingyu_ai.cli", "nats"),
     "qingyu_ai/events": ("qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "prometheus_client"),
+    "qingyu_ai/doors": ("qingyu_ai.bus", "qingyu_ai.cli", "qingyu_ai.process", "qingyu_ai.telemetry", "nats", "grpc"),
     "qingyu_ai/bus": (
         "qingyu_ai.events",
         "qingyu_ai.identity",

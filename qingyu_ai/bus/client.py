@@ -4,19 +4,27 @@
 - What is published in one turn of the event loop is written to the socket at its end, in one piece: no future and no wake-up of a
   flusher for each message, and one system call for all of them.
 
+And with one rule: where the address says `tls://`, nothing of us is said on a connection that is not encrypted. nats-py
+encrypts if the server's first line, which anybody on the way can change, says so.
+
 Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides:
-`_process_msg`, `_pending`, `_pending_data_size`, `_transport` and its `_io_writer`, `Subscription._id` and `_closed`.
-tests/bus/test_connection.py and test_transport.py hold it.
+`_process_msg`, `_pending`, `_pending_data_size`, `_transport`, its `_io_writer` and `_bare_io_writer`, `_process_connect_init`,
+`_connect_command`, `ssl_context`, `Subscription._id` and `_closed`. tests/bus/test_connection.py, test_transport.py and
+tests/doors/test_nats_tls.py hold it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 
+import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+
+from qingyu_ai.doors.login import Login
 
 from . import headers as wire
 
@@ -28,12 +36,37 @@ Handler = Callable[[str, str, bytes, Mapping[str, str] | None], None]
 class DirectClient(Client):
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, login: Login) -> None:
         super().__init__()
+        self._login = login
         self._direct: dict[int, Handler] = {}
         self._unwritten: list[bytes] = []
         """Published in this turn of the loop."""
         self._unwritten_bytes = 0
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """For the next connection: of the certificates as they are now."""
+        rotating = self._login.context
+        return rotating.current if rotating is not None else super().ssl_context
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            # After a failed TLS handshake nobody is told of the end of the connection, for which nats-py would wait for ever.
+            for name in ("_io_writer", "_bare_io_writer"):
+                writer = getattr(self._transport, name, None)
+                if writer is not None:
+                    writer.transport.abort()
+            self._transport = None
+            raise
+
+    def _connect_command(self) -> bytes:
+        writer = getattr(self._transport, "_io_writer", None)
+        if self._login.encrypted and (writer is None or writer.get_extra_info("ssl_object") is None):
+            raise nats.errors.Error("the address says tls://, and the server offers no TLS")
+        return super()._connect_command()
 
     async def subscribe_direct(self, subject: str, queue: str, handler: Handler) -> Subscription:
         """Subscribe with a plain function that is called one message at a time and must not wait."""

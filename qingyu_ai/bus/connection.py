@@ -20,9 +20,10 @@ import structlog
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 
-from qingyu_ai.settings import without_password
+from qingyu_ai.doors.login import Login
+from qingyu_ai.settings import Bus, without_password
 
-from . import topology
+from . import subjects, topology
 from .client import DirectClient
 from .ordered import OrderedReader
 from .pull import StandingPull
@@ -59,13 +60,13 @@ MAX_UNSENT = 64 * 1024 * 1024
 class NatsBus:
     """See `transport.Bus`."""
 
-    def __init__(self, name: str) -> None:
-        self._nc = DirectClient()
+    def __init__(self, name: str, login: Login) -> None:
+        self._nc = DirectClient(login)
         self._name = name
         self.max_payload = 0
         self._connections = 1
         self._streams = StreamApi(self.ask)
-        self._requests = Requests(self, f"_INBOX.{name}.{secrets.token_hex(8)}")
+        self._requests = Requests(self, f"{subjects.inbox_of(name)}{secrets.token_hex(8)}")
         self._on_reconnect: list[Hook] = []
         self._closing = False
         self._pulls: set[StandingPull] = set()
@@ -78,18 +79,22 @@ class NatsBus:
         return f"<NatsBus {self._name}: {state}, {self.waiting} requests waiting, {len(self._tasks)} tasks>"
 
     @classmethod
-    async def open(cls, servers: list[str], name: str, on_closed: Callable[[], None]) -> NatsBus:
+    async def open(
+        cls, servers: list[str], name: str, on_closed: Callable[[], None], login: Login | None = None
+    ) -> NatsBus:
         """Connect, and stay connected until `close`.
 
         Args:
-            servers: nats:// addresses.
-            name: shown in NATS monitoring, and part of the inbox prefix.
+            servers: nats:// or tls:// addresses.
+            name: the process's role; shown in NATS monitoring, and part of the inbox prefix.
             on_closed: called if the connection is closed for good though nobody asked; the process should end then.
+            login: None: what the addresses say.
 
         Raises:
-            Disconnected: no server answers.
+            Disconnected: no server answers, or none lets us in; the message says which setting to look at.
         """
-        bus = cls(name)
+        login = login or Login(name, encrypted=any(server.startswith("tls://") for server in servers))
+        bus = cls(name, login)
 
         shown = [without_password(server) for server in servers]
 
@@ -99,10 +104,12 @@ class NatsBus:
                 on_closed()
 
         told: dict[str, float] = {}
+        errors: list[Exception] = []
 
         async def failed(error: Exception) -> None:
             # While the broker is gone, each attempt to reach it fails alike: say so now and then.
-            text, now = str(error) or type(error).__name__, time.monotonic()
+            errors[:] = [*errors[-9:], error]
+            text, now = login.explain([error]), time.monotonic()
             if now - told.get(text, -SAME_ERROR_EVERY) >= SAME_ERROR_EVERY:
                 told.clear()
                 told[text] = now
@@ -117,7 +124,7 @@ class NatsBus:
             await bus._nc.connect(
                 servers=servers,
                 name=name,
-                inbox_prefix=f"_INBOX.{name}",
+                inbox_prefix=subjects.inbox_of(name).rstrip("."),
                 error_cb=failed,
                 disconnected_cb=disconnected,
                 reconnected_cb=bus._reconnected,
@@ -128,9 +135,10 @@ class NatsBus:
                 ping_interval=10,
                 max_outstanding_pings=2,
                 pending_size=0,  # keep nothing for later while there is no connection
+                **login.options,
             )
         except (OSError, nats.errors.Error, TimeoutError) as e:
-            raise Disconnected(f"no NATS server at {', '.join(shown)}: {e}") from e
+            raise Disconnected(f"no connection to NATS at {', '.join(shown)}: {login.explain([*errors, e])}") from e
         bus._nc.options["max_reconnect_attempts"] = -1
         bus.max_payload = bus._nc.max_payload
         await bus.subscribe(f"{bus.inbox}.*", bus._requests.on_inbox)
@@ -306,9 +314,12 @@ class NatsBus:
         self._pulls.add(puller)
         return puller
 
-    async def ensure_topology(self, settings: Any) -> None:
-        """Make the streams and buckets (see `topology.ensure`)."""
-        await topology.ensure(self._js, settings)
+    async def ensure_topology(self, settings: Bus) -> None:
+        """Make the streams and buckets (see `topology.ensure`), or wait for those that this process needs."""
+        if settings.make_streams:
+            await topology.ensure(self._js, settings)
+        else:
+            await topology.wait_for(self._js, topology.NEEDED.get(self._name, ()))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the handlers, and keep hold of it."""

@@ -132,7 +132,7 @@ class Announcement:
             self._bus.publish(subjects.left(self._identity.id), b"")
 
     def _on_question(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
-        if reply:
+        if reply.startswith(f"{subjects.INBOX}."):  # of anybody: operators ask with tools of their own
             verb = subject.split(".")[1]
             self._bus.publish(reply, json.dumps(self._identity.answer(verb)).encode())
 
@@ -163,7 +163,7 @@ class Presence:
         self._seen: dict[str, Seen] = {}
         self._interests: list[Subscription] = []
         self._task: asyncio.Task[None] | None = None
-        self._rounds = 0
+        self._rounds = self._pings = 0
         self._left: set[str] = set()
         """Workers that have said that they stop."""
 
@@ -172,7 +172,7 @@ class Presence:
 
     async def start(self) -> None:
         """Ask for the first time, and keep asking."""
-        self._interests.append(await self._bus.subscribe(self._inbox, self._on_answer))
+        self._interests.append(await self._bus.subscribe(f"{self._inbox}.*", self._on_answer))
         self._interests.append(await self._bus.subscribe(subjects.left("*"), self._on_left))
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
@@ -186,7 +186,7 @@ class Presence:
     async def _keep(self) -> None:
         while True:
             try:
-                self._bus.publish(f"{PREFIX}.PING", b"", reply=self._inbox)
+                self._ping()
             except Disconnected:
                 pass
             else:
@@ -199,6 +199,11 @@ class Presence:
                 if worker.id not in self._left:
                     self._observer.worker_down(Process(worker.id, worker.kind, worker.version), lost=True)
                 self._left.discard(worker.id)
+
+    def _ping(self) -> None:
+        # A subject for each question: a worker may answer once to each, and that would be one for two that it hears together.
+        self._pings += 1
+        self._bus.publish(f"{PREFIX}.PING", b"", reply=f"{self._inbox}.{self._pings}")
 
     def _on_left(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         worker = subject.rpartition(".")[2]
@@ -244,7 +249,7 @@ class Presence:
         asked = time.monotonic()
         wanted = set(kinds)
         try:
-            self._bus.publish(f"{PREFIX}.PING", b"", reply=self._inbox)
+            self._ping()
         except Disconnected:
             return
         while time.monotonic() - asked < timeout:

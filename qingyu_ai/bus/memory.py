@@ -36,7 +36,7 @@ from .transport_errors import Conflict, Disconnected, NoResponders, PayloadTooLa
 class MemoryBus:
     """See `transport.Bus`."""
 
-    def __init__(self, broker: Broker, name: str = "memory") -> None:
+    def __init__(self, broker: Broker, name: str = "bridge") -> None:
         self._broker = broker
         self._tokens = itertools.count(1)
         self._waiting: dict[int, OnReply] = {}

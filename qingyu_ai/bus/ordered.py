@@ -36,6 +36,9 @@ ANSWER_SECONDS = 1.0
 LONGEST_DELAY = 0.5
 """Seconds between two attempts."""
 
+FLOW = "$JS.FC."
+"""Where the server waits for an answer of ours, and the only place where one goes."""
+
 INACTIVE = 60.0
 """Seconds after which the server forgets a consumer that nobody listens to."""
 
@@ -162,7 +165,7 @@ class OrderedReader:
             return
         # Flow control: the server waits for an answer, here or in a heartbeat that says so.
         answer = reply or headers.get("Nats-Consumer-Stalled", "")
-        if answer and self._bus.connected:
+        if answer.startswith(FLOW) and self._bus.connected:
             self._bus.publish(answer, b"")
         last = headers.get("Nats-Last-Consumer")
         if last is not None and int(last) != self._consumer_seq:

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 EXPIRES = 30.0
 """Seconds that one request stands."""
 
+ACK = "$JS.ACK."
+"""Where a job is acknowledged: nothing of a worker's goes anywhere else."""
+
 HEARTBEAT = 5.0
 """Seconds between the server's signs of life on a standing request."""
 
@@ -129,6 +132,9 @@ class StandingPull:
     def _on_message(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         self._heard = time.monotonic()
         if not subject.startswith(self._inbox):
+            if not reply.startswith(ACK):
+                log.error("delivery_without_ack_subject", subject=subject)
+                return
             self._outstanding = max(0, self._outstanding - 1)
             self._handler(NatsDelivery(self._bus, subject, reply, data, headers))
             return

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from . import headers as wire
 from . import spans
+from .answering import Answering
 from .errors import BusDown, Cancelled, Expired, Fault, Invalid, Overloaded, TooLarge
 from .handler import Call, Served, internal
 from .headers import Envelope
@@ -49,6 +50,7 @@ class Rpcs:
         self._find = find
         self._on_finished = on_finished
         self._observer = observer
+        self.answering = Answering(kind)
         self.takes = True
         """Whether it answers more than those that run."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -70,7 +72,7 @@ class Rpcs:
     def on_request(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         """Take a request, or refuse it."""
         served = self._find(subject)
-        if served is None or not reply:
+        if served is None or not self.answering.may(subject, reply):
             return
         if not self.takes or len(self.tasks) >= self._slots:
             self._refuse(

@@ -41,6 +41,8 @@ EVENTS = "ai.events.v1"
 """`ai.events.v1.<kind>.<event>.<project>`: what happens, for other services (docs/events.md)."""
 
 NO_PROJECT = "none"
+INBOX = "_INBOX"
+"""`_INBOX.<role>.<process>.…`: replies and acks of one process; only its role hears them."""
 
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 """What a tool may be called, so that its name can be a subject token."""
@@ -78,6 +80,11 @@ def is_log(subject: str, kind: str, call: str) -> bool:
     """Whether a subject that a request carries is the log of this call, and nothing else."""
     parts = subject.split(".")
     return len(parts) == 5 and parts[:3] == [*STREAM.split("."), kind] and parts[3].isalnum() and parts[4] == call
+
+
+def inbox_of(role: str) -> str:
+    """The beginning of every inbox of a role."""
+    return f"{INBOX}.{role}."
 
 
 def cancel(call: str) -> str:

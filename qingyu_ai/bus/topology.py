@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -76,6 +76,16 @@ QUEUES: dict[str, Queue] = {
 
 WATCHED = ("AI_CHAT", "AI_JOBS", LOG, CALLS, SESSIONS, TOOLS, DEAD, EVENTS)
 """The streams that a bridge looks at once a second: how full they are, and whether they are still the same."""
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "bridge": WATCHED,
+    "chat": ("AI_CHAT", LOG, CALLS, SESSIONS),
+    "agent": ("AI_JOBS", LOG, CALLS, TOOLS),
+    "rag": ("AI_JOBS", LOG, CALLS),
+    "tool": (TOOLS,),
+    "mcp": (TOOLS,),
+}
+"""The streams without which a process of a kind is of no use."""
 
 
 def call_key(call: str) -> str:
@@ -211,6 +221,30 @@ async def ensure(js: JetStreamContext, bus: BusSettings) -> None:
             if time.monotonic() > give_up:
                 raise Disconnected(f"NATS did not make the streams of the bus: {str(e) or type(e).__name__}") from e
         await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def wait_for(js: JetStreamContext, streams: Iterable[str]) -> None:
+    """Wait until somebody else has made these streams.
+
+    Raises:
+        StoreRefused: one of them is still missing after `PATIENCE_SECONDS`.
+        Disconnected: the server does not answer.
+    """
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    for stream in streams:
+        while True:
+            try:
+                await _answered(js.stream_info(stream))
+                break
+            except NotFoundError:
+                if time.monotonic() > give_up:
+                    raise StoreRefused(
+                        stream, 404, "not there, and QINGYU_BUS__MAKE_STREAMS is off: run `python -m qingyu_ai.streams`"
+                    ) from None
+            except (nats.errors.Error, TimeoutError) as e:
+                if time.monotonic() > give_up:
+                    raise Disconnected(f"NATS does not answer for {stream}: {str(e) or type(e).__name__}") from e
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _make_all(js: JetStreamContext, bus: BusSettings) -> None:

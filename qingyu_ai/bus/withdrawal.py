@@ -132,7 +132,7 @@ class Withdrawals:
         if not reply:
             if self._is_open(call):
                 self._shared.add(call)
-        elif self._is_open(call) or call in self._lingering:
+        elif reply.startswith(subjects.inbox_of("bridge")) and (self._is_open(call) or call in self._lingering):
             try:
                 self._bus.publish(reply, b"")
             except TransportError as e:

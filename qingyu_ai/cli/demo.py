@@ -14,7 +14,7 @@ from typing import Any
 
 from qingyu_ai.settings import Settings, load
 
-from . import logline, nats_server, postgres
+from . import guarded, logline, nats_server, postgres
 from .console import Terminal, describe, render
 from .interrupt import Interrupt
 from .preflight import free_ports
@@ -35,6 +35,8 @@ OPEN = {"authentication": "off"}
 
 OWN_DATABASE = {"dsn": "", "owner_dsn": ""}
 """Also when the environment names one: the demo must not leave its traces there."""
+NO_CERTIFICATES = {"ca_file": "", "cert_file": "", "key_file": ""}
+"""Those that the environment names are for other addresses."""
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 
 
@@ -185,7 +187,8 @@ def _settings(folder: Path, terminal: Terminal) -> tuple[Settings, dict[str, str
     ports = iter(free_ports(2 + 2 * len(KINDS), HOST))
     overrides: dict[str, Any] = {
         "data_dir": folder / "data",
-        "nats": {"host": HOST, "port": next(ports), "monitor_port": 0},
+        "nats": {"host": HOST, "port": next(ports), "monitor_port": 0, **NO_CERTIFICATES},
+        "ai": {"proxy": dict(NO_CERTIFICATES)},
         "bus": {"replicas": 1},
     }
     for kind in KINDS:
@@ -198,10 +201,17 @@ def _settings(folder: Path, terminal: Terminal) -> tuple[Settings, dict[str, str
     overrides["ai"] = {"proxy": {"python_addr": f"{HOST}:{overrides['bridge']['port']}"}}
     # What this machine does not start is nowhere: HealthCheck must not miss it.
     absent = {kind.name for kind in KINDS if not kind.section(configured).processes}
-    overrides["bridge"] |= {"expected_workers": [k for k in configured.bridge.expected_workers if k not in absent]}
+    overrides["bridge"] |= {
+        "cert_file": "",
+        "key_file": "",
+        "client_ca_file": "",
+        "expected_workers": [k for k in configured.bridge.expected_workers if k not in absent],
+    }
     settings = load(**overrides)
     # Also when the environment names a server: the demo must not leave its traces in somebody's cluster.
     settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": ""})})
+    settings = guarded.with_passwords(settings)
+    guarded.write_configuration(settings)
     return settings, as_environment(overrides)
 
 

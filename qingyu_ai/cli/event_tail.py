@@ -8,6 +8,7 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 
+from qingyu_ai.doors.login import Login
 from qingyu_ai.events import BEGINNING, NOW, Subscription, Unreachable, subscribe
 from qingyu_ai.events.subscribing import Since
 from qingyu_ai.settings import Log, Settings
@@ -61,6 +62,7 @@ async def show(
             project=project or (),
             typed=False,
             follow=follow,
+            login=Login.of("events", settings.nats),
         )
     except ValueError as e:
         complain([str(e)])

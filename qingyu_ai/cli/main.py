@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sys
 from collections.abc import Callable, Coroutine
 from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from qingyu_ai.doors.rendering import render
+from qingyu_ai.doors.roles import NAMES
 from qingyu_ai.settings import SettingsError, load
 
 from . import cluster as cluster_command
@@ -46,6 +49,21 @@ def cluster(
 ) -> None:
     """Run three NATS servers as one cluster on this machine until Ctrl-C."""
     exit_with(lambda: cluster_command.run(load(), verbose=verbose))
+
+
+@app.command()
+def nats_permissions(
+    roles: Annotated[list[str] | None, typer.Argument(help="Only these users; none: all.", show_default=False)] = None,
+) -> None:
+    """Print the users of NATS and what each may do, for the server's configuration (docs/security-nats.md)."""
+    if unknown := [role for role in roles or () if role not in NAMES]:
+        complain([f"there is no user {', '.join(unknown)}; there are {', '.join(NAMES)}"])
+        raise typer.Exit(USAGE_STATUS)
+    try:
+        sys.stdout.write(render(load(), roles or ()))
+    except SettingsError as e:
+        complain(str(e).splitlines())
+        raise typer.Exit(USAGE_STATUS) from None
 
 
 @app.command()

@@ -16,6 +16,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
+from qingyu_ai.doors.login import Login
 from qingyu_ai.settings import without_password
 
 Probe = Callable[[], Awaitable[str]]
@@ -57,8 +58,13 @@ def accepts(host: str, port: int) -> Probe:
     return probe
 
 
-def jetstream(servers: list[str]) -> Probe:
-    """Ready when a server lets us in and JetStream answers; in a cluster it does so only once a leader is elected."""
+def jetstream(servers: list[str], login: Login | None = None) -> Probe:
+    """Ready when a server lets us in and JetStream answers; in a cluster it does so only once a leader is elected.
+
+    Args:
+        login: None: what the addresses say.
+    """
+    login = login or Login("up")
     where = ", ".join(without_password(s) for s in servers)
 
     async def probe() -> str:
@@ -69,13 +75,14 @@ def jetstream(servers: list[str]) -> Probe:
             refused.append(e)  # nats-py gives the reason only here, and raises "no servers available" in the end
 
         try:
-            await client.connect(servers, error_cb=remember, **_ONCE)
+            tls: dict[str, Any] = {"tls": login.context.current} if login.context is not None else {}
+            await client.connect(servers, error_cb=remember, **login.options, **tls, **_ONCE)
             await client.jetstream(timeout=TIMEOUT_SECONDS).account_info()
         except nats.js.errors.ServiceUnavailableError:
             return f"JetStream does not answer on {where}: it is off there, or its cluster has no leader yet"
         except (OSError, TimeoutError, nats.errors.Error) as e:
             stage = "JetStream does not answer on" if client.is_connected else "no connection to"
-            return f"{stage} {where}: {_reason(refused[-1] if refused else e)}"
+            return f"{stage} {where}: {login.explanation([*refused, e]) or _reason(refused[-1] if refused else e)}"
         finally:
             await client.close()
             # `asyncio.wait_for` of Python 3.11, which nats-py uses, loses a cancellation that meets a refused connection.

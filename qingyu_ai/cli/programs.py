@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from qingyu_ai.doors.login import Login
 from qingyu_ai.settings import AiProxy, Settings, env_name
 
-from . import nats_server, postgres, probe
+from . import guarded, nats_server, postgres, probe
 from .process import Program, Stage
 
 STOP_MARGIN_SECONDS = 5.0
@@ -101,6 +102,7 @@ def programs(settings: Settings, env: Mapping[str, str] | None = None) -> list[P
     """
     own = [] if settings.nats.url else [broker(settings)]
     own += [postgres.program(settings)] if postgres.wanted(settings) else []
+    own += guarded.streams(settings, {**(env or {}), **environment(settings)})
     return own + [program for kind in KINDS for program in workers(kind, settings, env or {})]
 
 
@@ -111,10 +113,11 @@ def broker(settings: Settings) -> Program:
     return Program(
         name="nats",
         argv=(
-            *(str(nats_server.binary()), "-c", str(nats_server.shipped("nats.conf"))),
+            *(str(nats_server.binary()), "-c", str(guarded.configuration(settings))),
             *("-a", at.host, "-p", str(at.port), "-m", str(at.monitor_port), "-sd", store),
         ),
-        ready=probe.jetstream([broker_url(settings)]),
+        env=guarded.server_environment(settings),
+        ready=probe.jetstream([broker_url(settings)], Login.of(guarded.SETUP, settings.nats)),
         stage=Stage.BROKER,
         quiet=True,
     )
@@ -133,7 +136,12 @@ def workers(kind: Kind, settings: Settings, env: Mapping[str, str]) -> Iterator[
         yield Program(
             name=kind.name if section.processes == 1 else f"{kind.name}-{i + 1}",
             argv=(sys.executable, "-m", kind.module),
-            env={**env, **environment(settings), env_name((kind.name, "metrics_port")): str(metrics)},
+            env={
+                **env,
+                **environment(settings),
+                **guarded.environment(settings, kind.name),
+                env_name((kind.name, "metrics_port")): str(metrics),
+            },
             ready=ready,
             stop_seconds=section.drain_seconds + STOP_MARGIN_SECONDS,
             stage=kind.stage,

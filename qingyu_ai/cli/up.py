@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Mapping
 
+from qingyu_ai.doors.login import Login
 from qingyu_ai.settings import Settings, broker_setting, load, without_password
 
-from . import postgres, probe
+from . import guarded, postgres, probe
 from .console import Screen
 from .foreground import until_stopped
 from .interrupt import Interrupt
@@ -49,10 +50,12 @@ async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> in
     settings = load(**left_out) if left_out else settings
     overrides = merged(left_out, _choose_zero_ports(settings))
     settings = load(**overrides) if overrides else settings
+    settings = guarded.with_passwords(settings)
     wanted = programs(settings, as_environment(overrides))
     if problems := check_copies(settings) + check_ports(listens(settings)):
         raise Refused("\n".join(problems))
     with claim(settings.data_dir):
+        guarded.write_configuration(settings)
         screen = Screen(verbose=verbose)
         try:
             if left_out:
@@ -61,13 +64,15 @@ async def _run(settings: Settings, interrupt: Interrupt, *, verbose: bool) -> in
             if external:
                 where = ", ".join(without_password(s) for s in settings.nats.servers)
                 screen.say(f"uses the NATS server at {where} ({broker_setting(settings)}); starts none of its own")
-            supervisor = Supervisor(
-                wanted, screen.watcher, before=probe.jetstream(settings.nats.servers) if external else None
-            )
+            supervisor = Supervisor(wanted, screen.watcher, before=_external(settings) if external else None)
             interrupt.on_second = supervisor.kill
             return await until_stopped(supervisor, interrupt, screen, _start(supervisor, settings, screen))
         finally:
             screen.close()
+
+
+def _external(settings: Settings) -> probe.Probe:
+    return probe.jetstream(settings.nats.servers, Login.of(guarded.SETUP, settings.nats))
 
 
 async def _start(supervisor: Supervisor, settings: Settings, screen: Screen) -> None:
@@ -112,10 +117,11 @@ def welcome(settings: Settings) -> list[str]:
         lines.append(f"The AI Proxy listens on {proxy.host}:{proxy.port} (HTTP, no TLS; {at}/docs lists its routes)")
     with_proxy = f" --proxy {at}" if at and proxy.authentication == "off" else ""
     lines += [
-        f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, no TLS)",
+        f"The bridge listens on {bridge.host}:{bridge.port} (gRPC, {'TLS' if bridge.cert_file else 'no TLS'})",
         "",
-        f"Try it    {_python()} examples/tour.py --target {target}{with_proxy}",
-        f"          grpcurl -plaintext {target} qingyu.ai.agent.AIAgentService/HealthCheck",
+        f"Try it    {_python()} examples/tour.py --target {target}{with_proxy}{' --ca FILE' if bridge.cert_file else ''}",
+        f"          grpcurl {'-cacert FILE' if bridge.cert_file else '-plaintext'} {target} "
+        "qingyu.ai.agent.AIAgentService/HealthCheck",
     ]
     if bridge.metrics_port:
         metrics = f"{probe.bracketed(probe.reachable(bridge.metrics_host))}:{bridge.metrics_port}"

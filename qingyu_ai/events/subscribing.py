@@ -23,6 +23,7 @@ from qingyu_ai.bus.pull import NatsDelivery
 from qingyu_ai.bus.stream_api import StreamApi
 from qingyu_ai.bus.transport import Delivery, Puller, Queue
 from qingyu_ai.bus.transport_errors import StoreRefused, TransportError
+from qingyu_ai.doors.login import Login
 
 from .kinds import BY_NAME, CALL_SERVICES
 from .received import Event, read
@@ -60,9 +61,18 @@ class Subscription:
     """
 
     def __init__(
-        self, servers: Sequence[str], filters: Sequence[str], since: Start, durable: str, *, typed: bool, follow: bool
+        self,
+        servers: Sequence[str],
+        filters: Sequence[str],
+        since: Start,
+        durable: str,
+        *,
+        typed: bool,
+        follow: bool,
+        login: Login | None = None,
     ) -> None:
         self._servers = list(servers)
+        self._login = login
         self._filters = list(filters)
         self._since = since
         self._durable = durable
@@ -133,7 +143,7 @@ class Subscription:
 
     async def _open(self) -> None:
         try:
-            self._bus = bus = await NatsBus.open(self._servers, "events", on_closed=self._lost)
+            self._bus = bus = await NatsBus.open(self._servers, "events", self._lost, self._login)
         except TransportError as e:
             raise Unreachable(f"{e}; is NATS running there? 无法连接消息总线") from None
         self._consumers = Consumers(StreamApi(bus.ask), topology.EVENTS, ACK_WAIT_SECONDS)
@@ -238,6 +248,7 @@ def subscribe(
     project: str | Iterable[str] = (),
     typed: bool = True,
     follow: bool = True,
+    login: Login | None = None,
 ) -> Subscription:
     """Subscribe to events.
 
@@ -253,6 +264,7 @@ def subscribe(
         project: only of these projects, by their ids; `""` in a list: of none.
         typed: False: `Event.data` is the encoded message, four times as fast.
         follow: False: end with the last event that there is when it begins.
+        login: with certificates of one's own (docs/security-nats.md); None: what the addresses say.
 
     Raises:
         ValueError: a name that there is not, or one that cannot be a consumer's.
@@ -273,7 +285,7 @@ def subscribe(
         case _:
             start = consumers.from_sequence(since)
     return Subscription(
-        [a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed, follow=follow
+        [a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed, follow=follow, login=login
     )
 
 

@@ -23,6 +23,8 @@ from .models import ChatModel as ChatModel
 from .models import Endpoint as Endpoint
 from .models import Llm as Llm
 from .models import Offline as Offline
+from .nats import Nats as Nats
+from .nats import NatsPasswords as NatsPasswords
 from .proxy import Ai as Ai
 from .proxy import AiProxy as AiProxy
 from .proxy import Proxy as Proxy
@@ -36,7 +38,6 @@ from .sections import Bus as Bus
 from .sections import Chat as Chat
 from .sections import Log as Log
 from .sections import McpServer as McpServer
-from .sections import Nats as Nats
 from .sections import Port as Port
 from .sections import Seconds as Seconds
 from .sections import Tool as Tool
@@ -127,6 +128,8 @@ def load(**overrides: object) -> Settings:
     if url and not settings.nats.url:
         settings = settings.model_copy(update={"nats": settings.nats.model_copy(update={"url": url})})
     if settings.nats.url and (problem := nats_url.problem(broker_setting(settings), settings.nats.url)):
+        raise SettingsError(problem)
+    if problem := nats_url.doors(broker_setting(settings), settings.nats):
         raise SettingsError(problem)
     bus = settings.bus
     for shorter, longer in SHORTER:

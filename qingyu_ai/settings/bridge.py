@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, FilePath, model_validator
 
-from .sections import KIB, MIB, Port, Seconds
+from .sections import KIB, MIB, PemFile, Port, Seconds, need_both
 from .tokens import LOOPBACK, Tokens
 
 
@@ -23,6 +23,11 @@ class Bridge(Tokens):
     """Roles of services that may act for any user: in their calls the user is who the request names."""
     signing_key_file: FilePath | None = None
     """Signs calls of tools with `requires_auth`: a private key, PEM (Ed25519). None: such tools are not called."""
+    cert_file: PemFile = None
+    """Our certificate, PEM, with those between it and the authority's; with `key_file`. None: no TLS."""
+    key_file: PemFile = None
+    client_ca_file: PemFile = None
+    """Certificates, PEM: whoever calls must show one that one of these has signed. None: nobody is asked for one."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9464
     expected_workers: tuple[str, ...] = ("chat", "tool", "agent", "rag")
@@ -44,6 +49,9 @@ class Bridge(Tokens):
 
     @model_validator(mode="after")
     def _doors_hold(self) -> Bridge:
+        need_both(self.cert_file, self.key_file)
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("client_ca_file is set, and cert_file, without which there is no TLS, is not")
         if self.authentication == "required" and not any(self.key_names.values()):
             raise ValueError(f"authentication is required, and none of {', '.join(self.key_names)} is set")
         if self.authentication == "off" and self.host not in LOOPBACK and not self.anyone_may_call:

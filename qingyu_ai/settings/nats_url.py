@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from .nats import Nats
+
 SCHEMES = ("nats", "tls")
 ACCEPTED = "nats://host:port or tls://host:port, a bare host:port, or several of these with commas between them"
 
@@ -20,6 +22,16 @@ def problem(setting: str, url: str) -> str:
             which = setting if len(servers) == 1 or not any(servers) else f"server {number} of {setting}"
             shown = "" if "@" in url or not server else f" is {server!r}"
             return f"{which}{shown}: {reason}. Write {ACCEPTED}"
+    return ""
+
+
+def doors(setting: str, nats: Nats) -> str:
+    """What of the addresses does not go with the certificates and the password that are set; an empty text when all does."""
+    for name in ("ca_file", "cert_file"):
+        if getattr(nats, name) is not None and not all(server.startswith("tls://") for server in nats.servers):
+            return f"QINGYU_NATS__{name.upper()} is set, so each address in {setting} must begin with tls://"
+    if nats.user and any("@" in server for server in nats.servers):
+        return f"QINGYU_NATS__USER is set, and {setting} has a user too: leave one of them out"
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
 
-from .sections import KIB, MIB, Port, Seconds, Section
+from .sections import KIB, MIB, PemFile, Port, Seconds, Section, need_both
 from .tokens import LOOPBACK, SHORTEST_KEY, Tokens
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -62,11 +62,19 @@ class AiProxy(Section):
     """Of this caller itself, for what it asks in no user's own name: one that the bridge takes for a trusted service's."""
     token_file: FilePath | None = None
     """Instead: a file with it, read again when it changes."""
+    ca_file: PemFile = None
+    """Certificates, PEM, one of which must have signed the bridge's. None: no TLS."""
+    cert_file: PemFile = None
+    """Our certificate, PEM, for a bridge that asks for one; with `key_file`."""
+    key_file: PemFile = None
 
     @model_validator(mode="after")
     def _one_token(self) -> AiProxy:
         if self.token.get_secret_value() and self.token_file is not None:
             raise ValueError("set token or token_file, one of both")
+        need_both(self.cert_file, self.key_file)
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("cert_file is set, and ca_file, without which there is no TLS, is not")
         return self
 
 

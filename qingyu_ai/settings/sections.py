@@ -42,21 +42,19 @@ class Trace(Section):
     """For the last spans of a process that ends."""
 
 
-class Nats(Section):
-    """The broker: where it is, and where `up` puts its own."""
+PemFile = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A file of certificates or a key. An empty variable is one that is not set."""
 
-    url: str = ""
-    """Servers to use, comma separated; empty: `up` starts one from the wheel. `NATS_URL` sets it too."""
-    host: str = "127.0.0.1"
-    port: Port = 4222
-    monitor_port: Port = 8222
-    route_port: Port = 6222
-    """Between the servers that `cluster` starts; each server has the next port of all three."""
 
-    @property
-    def servers(self) -> list[str]:
-        """The addresses to connect to."""
-        return [s.strip() for s in (self.url or f"nats://{self.host}:{self.port}").split(",") if s.strip()]
+def need_both(cert_file: Path | None, key_file: Path | None) -> None:
+    """Check that a certificate comes with its key.
+
+    Raises:
+        ValueError: one of both is missing.
+    """
+    if (cert_file is None) != (key_file is None):
+        there, missing = ("cert_file", "key_file") if key_file is None else ("key_file", "cert_file")
+        raise ValueError(f"{there} is set, and {missing}, which belongs to it, is not")
 
 
 def _number(value: object) -> object:
@@ -113,6 +111,9 @@ class Bus(Section):
     merge: bool = True
     """Neighbouring deltas that wait anyway become one stream message. Off: each delta stays a message of its own."""
     replicas: Annotated[Literal[1, 3, 5], BeforeValidator(_number)] = 1
+    make_streams: bool = True
+    """Whether each process makes the streams that are missing. False: `python -m qingyu_ai.streams` does, and the others wait for
+    them, so that no worker needs the right to make one."""
     default_deadline_seconds: Seconds = 600.0
     """For a call whose caller set no deadline."""
     longest_deadline_seconds: Seconds = 900.0

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from qingyu_ai.bus.fault import Code
+from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted, without_word
 from qingyu_ai.routes import Route, StreamJob
 
 from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
@@ -17,6 +18,13 @@ from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
 """How long a start waits for the bridge."""
+
+LONGEST_CALL_SECONDS = 3600.0
+"""How long calls that run may keep a channel whose certificates were rotated."""
+
+LOOK_SECONDS = 3.0
+
+NO_FILES = Files("QINGYU_AI__PROXY")
 
 OPTIONS = (
     # A bridge that is frozen or cut off is noticed within 13 s, also while nothing is being said; the bridge allows the pace.
@@ -53,19 +61,42 @@ def translated() -> Iterator[None]:
 
 
 class Connection:
-    """A channel to the bridge.
+    """A channel to the bridge. When the certificates were rotated, new calls get a new one, and those that run keep theirs.
 
     Args:
         target: `host:port`, or any target of gRPC's.
         token: of this caller itself, asked for at each call that brings no user's; empty: it has none.
+        files: certificates; none: no TLS.
+
+    Raises:
+        SettingsError: the certificates do not hold.
     """
 
-    def __init__(self, target: str, token: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, target: str, token: Callable[[], str] = lambda: "", files: Files = NO_FILES) -> None:
         self.target = target
         self._token = token
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._files = files
+        self._credentials = Rotating(files, _credentials) if files else None
+        self._used = self._credentials.current if self._credentials else None
+        self._current = self._open()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Any] = {}
-        """By path: gRPC's own objects for unary calls and streams, made once."""
+        """By path: gRPC's own objects for unary calls and streams, made once for a channel."""
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._used is None:
+            return grpc.aio.insecure_channel(self.target, options=OPTIONS)
+        return grpc.aio.secure_channel(self.target, self._used, options=OPTIONS)
+
+    def _look_at_certificates(self) -> None:
+        """Have the next call use those that there are now."""
+        if self._credentials is None or (found := self._credentials.current) is self._used:
+            return
+        before, self._used = self._current, found
+        self._current, self._methods = self._open(), {}
+        leaving = asyncio.get_running_loop().create_task(before.close(LONGEST_CALL_SECONDS))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def ready(self, seconds: float = CONNECT_SECONDS) -> None:
         """Wait for a connection.
@@ -75,9 +106,11 @@ class Connection:
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._channel.channel_ready()
+                await self._current.channel_ready()
         except TimeoutError:
             english = f"There is no connection to the AI service at {self.target} within {seconds:g} s"
+            if why := await why_not_encrypted(self.target, self._files):
+                english = f"{english}: {why}"
             raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
 
     async def unary(
@@ -93,13 +126,14 @@ class Connection:
         """
         with translated():
             named = self._named(metadata)
-            call = self._method(self._channel.unary_unary, route)(request, metadata=named, timeout=seconds)
+            call = self._method("unary_unary", route)(request, metadata=named, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
     async def batch(self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float) -> Any:
         """Send many requests, and wait for the one reply."""
-        method = self._channel.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
+        self._look_at_certificates()
+        method = self._current.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
         with translated():
             return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
 
@@ -112,13 +146,14 @@ class Connection:
             seconds: for all of it; None: as long as the bridge gives a call.
             silence: seconds without a word after which it is given up.
         """
-        method = self._method(self._channel.unary_stream, route)
+        method = self._method("unary_stream", route)
         return Streaming(method(request, metadata=self._named(metadata), timeout=seconds), silence)
 
-    def _method(self, kind: Callable[..., Any], route: Route[Any, Any]) -> Any:
+    def _method(self, kind: str, route: Route[Any, Any]) -> Any:
+        self._look_at_certificates()
         method = self._methods.get(route.path)
         if method is None:
-            method = kind(route.path, route.request.SerializeToString, route.reply.FromString)
+            method = getattr(self._current, kind)(route.path, route.request.SerializeToString, route.reply.FromString)
             self._methods[route.path] = method
         return method
 
@@ -130,7 +165,9 @@ class Connection:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._channel.close()
+        for leaving in self._leaving:
+            leaving.cancel()
+        await self._current.close()
 
 
 class Streaming:
@@ -190,6 +227,42 @@ class Streaming:
                 raise
             english = f"The AI service has said nothing for {self._silence:g} s"
             raise AIProxyError(TIMEOUT, english=english, status=Code.DEADLINE_EXCEEDED) from None
+
+
+def _credentials(pem: Pem) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(pem.ca or None, pem.key or None, pem.cert or None)
+
+
+async def why_not_encrypted(target: str, files: Files) -> str:
+    """Try TLS by ourselves, because gRPC only says that it did not work; empty: it is not that.
+
+    Args:
+        target: of several addresses, the first is tried; what has no port is left alone.
+    """
+    address = target.removeprefix("ipv4:").removeprefix("dns:").removeprefix("///").split(",")[0]
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return ""
+    try:
+        context = client_context(files.read(), files)
+        context.set_alpn_protocols(["h2"])
+        async with asyncio.timeout(LOOK_SECONDS):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+            try:
+                # gRPC's server greets whom it lets in; where it misses a certificate or does not take it, it says nothing.
+                greeted = await reader.read(1)
+            finally:
+                writer.close()
+        if not greeted:
+            raise ConnectionResetError
+    except TimeoutError:
+        return ""
+    except ConnectionResetError:
+        return without_word(files)
+    except OSError as e:
+        said = unencrypted(e, files)
+        return said if files else f"the bridge speaks TLS: set {files.setting('ca')}" if said else ""
+    return "" if files else f"the bridge speaks TLS: set {files.setting('ca')}"
 
 
 def _texts(metadata: Any) -> dict[str, str]:

@@ -24,6 +24,7 @@ from qingyu_ai.bus.fault import Code
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.contract import tool_pb2 as tool
+from qingyu_ai.doors.certificates import Files
 from qingyu_ai.routes import Route, StreamJob
 from qingyu_ai.settings import AiProxy
 
@@ -81,7 +82,8 @@ class AIProxyService:
         self._metrics = Metrics(self.registry if settings.enable_metrics else CollectorRegistry())
         self.protection = Protection(settings)
         self._metrics.watch(self.protection)
-        self._connection = Connection(settings.python_addr, OwnToken(settings))
+        files = Files("QINGYU_AI__PROXY", settings.ca_file, settings.cert_file, settings.key_file)
+        self._connection = Connection(settings.python_addr, OwnToken(settings), files)
         self._calling = Calling(self._connection, self.protection, self._metrics.resumed.inc)
         self._looking: asyncio.Task[None] | None = None
         self.well = False

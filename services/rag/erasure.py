@@ -16,6 +16,7 @@ from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Fault
 from qingyu_ai.bus.transport_errors import TransportError
+from qingyu_ai.doors.login import Login
 from qingyu_ai.settings import Settings, SettingsError, load
 
 from .database import Connection, Database, addresses
@@ -95,7 +96,9 @@ async def main(settings: Settings, user: str, *, really: bool) -> int:
     dsn, _ = addresses(settings)
     database = Database(dsn, settings.rag.model_copy(update={"longest_query_seconds": SECONDS}))
     await database.open()
-    bus = await NatsBus.open(settings.nats.servers, "erasure", on_closed=lambda: None)
+    bus = await NatsBus.open(
+        settings.nats.servers, "operator", on_closed=lambda: None, login=Login.of("operator", settings.nats)
+    )
     try:
         if not really:
             sys.stdout.write(table(await look(database, bus, user), None))

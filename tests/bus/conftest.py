@@ -64,7 +64,7 @@ async def connect(request: pytest.FixtureRequest, settings: BusSettings) -> Asyn
             bus = MemoryBus(broker)
         else:
             assert process is not None
-            bus = await NatsBus.open(process.servers, "test", on_closed=lambda: None)
+            bus = await NatsBus.open(process.servers, "bridge", on_closed=lambda: None)
         opened.append(bus)
         return bus
 

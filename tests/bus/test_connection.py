@@ -32,7 +32,7 @@ def own_process() -> Iterator[NatsProcess]:
 
 
 async def connect(process: AnyNats, settings: BusSettings = FAST) -> NatsBus:
-    bus = await NatsBus.open(process.servers, "test", on_closed=lambda: None)
+    bus = await NatsBus.open(process.servers, "bridge", on_closed=lambda: None)
     await bus.ensure_topology(settings)
     bus.on_reconnect(lambda: bus.ensure_topology(settings))
     return bus

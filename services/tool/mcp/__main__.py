@@ -9,6 +9,7 @@ import sys
 
 from qingyu_ai.bus.asking import Asker
 from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.doors.login import Login
 from qingyu_ai.identity.signing import signing
 from qingyu_ai.process import run
 from qingyu_ai.settings import Settings
@@ -29,7 +30,7 @@ async def main(port: int | None, settings: Settings, stop: asyncio.Event) -> Non
     from .listening import serve_pipes, serve_port
     from .outward import OurTools
 
-    bus = await NatsBus.open(settings.nats.servers, "mcp", on_closed=stop.set)
+    bus = await NatsBus.open(settings.nats.servers, "mcp", on_closed=stop.set, login=Login.of("mcp", settings.nats))
     await bus.ensure_topology(settings.bus)
     registry = Registry(bus, settings.bus.tool_lease_seconds)
     await registry.start()
