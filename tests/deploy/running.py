@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import jwt
 import psycopg
@@ -64,12 +65,23 @@ def bearer(user: str) -> tuple[tuple[str, str], ...]:
 
 
 def deploy(
-    found: list[Document], postgres: PostgresProcess, folder: Path, launch: Launch = on_this_machine
+    found: list[Document],
+    postgres: PostgresProcess,
+    folder: Path,
+    launch: Launch = on_this_machine,
+    *,
+    more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    stays: str = "",
 ) -> Deployed:
-    """Start the servers, run the Job, start one process of each kind, and wait until all are ready."""
+    """Start the servers, run the Job, start one process of each kind, and wait until all are ready.
+
+    Args:
+        more: Secrets besides those of every deployment.
+        stays: a further Deployment, that is started before the processes.
+    """
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {DATABASE}")
-    node = Node(found, secrets(postgres), folder, launch)
+    node = Node(found, {**secrets(postgres), **more}, folder, launch)
     try:
         nats = [node.start("nats", index) for index in range(node.container("nats").workload["spec"]["replicas"])]
         for server in nats:
@@ -79,6 +91,8 @@ def deploy(
         took = time.monotonic() - began
         for server in nats:
             node.wait_for(server, "readiness")
+        if stays:
+            node.start(stays)
         processes = {kind: node.start(kind) for kind in SECTIONS}
         for pod in processes.values():
             node.wait_for(pod, "startup", "readiness", "liveness")
