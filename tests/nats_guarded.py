@@ -29,11 +29,62 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
 
 
+class Users:
+    """Passwords of all users, and a server's configuration with them.
+
+    Args:
+        more: blocks of configuration behind the users, such as `tls`.
+    """
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self.passwords = {name: f"p{secrets.token_hex(24)}" for name in NAMES}
+        self.variables = {password_variable(name): password for name, password in self.passwords.items()}
+        # As our flags have it: the server reloads no file that says otherwise.
+        shipped = nats_server.shipped("nats.conf").read_text(encoding="utf-8").replace("http_port: 8222", "")
+        self.configuration = "\n".join((shipped, render(Settings()), *more))
+        self.settings = {**self.variables, env_name(("bus", "make_streams")): "false"}
+
+
+class Streams:
+    """`python -m qingyu_ai.streams --stay`."""
+
+    def __init__(self, url: str, settings: Mapping[str, str], folder: Path) -> None:
+        self._log = folder / "streams.log"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
+        env = {**inherited, **settings, "NATS_URL": url, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "qingyu_ai.streams", "--stay"],
+                cwd=folder,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_made(self) -> None:
+        """Wait until all of them are there."""
+        end = time.monotonic() + START_SECONDS
+        while b'"streams_made"' not in self._log.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the streams were not made:\n{self._log.read_text()}")
+            time.sleep(EVERY_SECONDS)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(timeout=20)
+
+
+def violations(log: str) -> list[str]:
+    """What somebody tried that it may not, by a server's log."""
+    return [line for line in log.splitlines() if "Violation" in line]
+
+
 class GuardedNats(NatsProcess):
     """One nats-server with the repository's configuration and users, and the process that makes its streams.
 
     Args:
-        more: blocks of configuration behind that, such as `tls`.
+        more: see `Users`.
         scheme: of its address.
         settings: environment variables of the processes on it.
         streams: whether somebody makes streams there.
@@ -47,48 +98,30 @@ class GuardedNats(NatsProcess):
         *,
         streams: bool = True,
     ) -> None:
-        self.passwords = {name: f"p{secrets.token_hex(24)}" for name in NAMES}
-        variables = {password_variable(name): password for name, password in self.passwords.items()}
-        super().__init__(None, variables)
-        # As our flags have it: the server reloads no file that says otherwise.
-        shipped = nats_server.shipped("nats.conf").read_text(encoding="utf-8").replace("http_port: 8222", "")
+        users = Users(more)
+        super().__init__(None, users.variables)
+        self.passwords = users.passwords
         self._config = Path(self._dir.name) / "guarded.conf"
-        self._config.write_text("\n".join((shipped, render(Settings()), *more)), encoding="utf-8")
+        self._config.write_text(users.configuration, encoding="utf-8")
         self.url = f"{scheme}://127.0.0.1:{self.port}"
-        self.settings = {**variables, env_name(("bus", "make_streams")): "false", **(settings or {})}
+        self.settings = {**users.settings, **(settings or {})}
         self._wanted = streams
-        self._streams: subprocess.Popen[bytes] | None = None
+        self._streams: Streams | None = None
 
     def start(self) -> None:
         """Start it, and what makes its streams, and wait until they are there."""
         super().start()
-        if self._streams is not None or not self._wanted:
-            return  # it has stayed, and makes again what is lost
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_") and k != "NATS_URL"}
-        env = {**inherited, **self.settings, "NATS_URL": self.url, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        log = Path(self._dir.name) / "streams.log"
-        with log.open("ab") as output:
-            self._streams = subprocess.Popen(
-                [sys.executable, "-m", "qingyu_ai.streams", "--stay"],
-                cwd=self._dir.name,
-                env=env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        end = time.monotonic() + START_SECONDS
-        while b'"streams_made"' not in log.read_bytes():
-            if self._streams.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the streams were not made:\n{log.read_text()}\n{self.said}")
-            time.sleep(EVERY_SECONDS)
+        if self._wanted and self._streams is None:  # it stays when the server restarts, and makes again what is lost
+            self._streams = Streams(self.url, self.settings, Path(self._dir.name))
+            self._streams.wait_made()
 
     @property
     def violations(self) -> list[str]:
-        """What somebody tried that it may not, by the server's log."""
-        return [line for line in self.said.splitlines() if "Violation" in line]
+        """What somebody tried that it may not, since the server was started last."""
+        return violations(self.said)
 
     def close(self) -> None:
         """See `NatsProcess.close`."""
         if self._streams is not None:
-            self._streams.terminate()
-            self._streams.wait(timeout=20)
+            self._streams.close()
         super().close()

@@ -76,7 +76,9 @@ def jetstream(servers: list[str], login: Login | None = None) -> Probe:
 
         try:
             tls: dict[str, Any] = {"tls": login.context.current} if login.context is not None else {}
-            await client.connect(servers, error_cb=remember, **login.options, **tls, **_ONCE)
+            await client.connect(
+                servers, error_cb=remember, inbox_prefix=f"_INBOX.{login.role}", **login.options, **tls, **_ONCE
+            )
             await client.jetstream(timeout=TIMEOUT_SECONDS).account_info()
         except nats.js.errors.ServiceUnavailableError:
             return f"JetStream does not answer on {where}: it is off there, or its cluster has no leader yet"

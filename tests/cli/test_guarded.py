@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
-import nats
 import nats.errors
 import pytest
+from nats.aio.client import Client
 
 from qingyu_ai.cli import guarded, nats_server
 from qingyu_ai.cli.programs import broker, programs
@@ -67,18 +69,18 @@ def test_server_of_somebody_else_is_left_as_it_is() -> None:
     assert guarded.streams(theirs, {}) == []
 
 
-async def attempt(url: str, **login: str) -> str:
+async def attempt(url: str, **login: Any) -> str:
+    client = Client()
     try:
-        client = await nats.connect(url, allow_reconnect=False, **login)  # type: ignore[arg-type]
+        await client.connect(url, allow_reconnect=False, **login)
     except nats.errors.Error as e:
         return str(e)
-    await client.close()
+    finally:
+        await client.close()
     return ""
 
 
 def test_a_system_under_permissions_starts_and_lets_nobody_else_in(run: Run) -> None:
-    import asyncio
-
     where = ports(**ON, **{password_variable("operator"): GIVEN})
     up = run("up", **where)
     eventually_sync(up.says("Stop      Ctrl-C"), timeout=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,12 +24,16 @@ from tests.doors.test_nats_tls import tls_block
 from tests.e2e.callers import FAST, OWN_CONNECTION, new_id
 from tests.e2e.test_resume import Reader
 from tests.e2e.test_resume import request as novel
-from tests.nats_guarded import GuardedNats
+from tests.nats_cluster import NatsCluster
+from tests.nats_guarded import GuardedNats, Streams, Users, violations
 from tests.postgres import PostgresProcess
 from tests.running import ROOT, System, Worker
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("worker faults")]
+
+SLOW_VOTES = {"QINGYU_BUS__LEASE_SECONDS": "20", "QINGYU_BUS__STORE_SECONDS": "4"}
+"""As docs/architecture.md has it for a cluster."""
 
 PASSAGE = "沈砚推开渡口的木门，河面上浮着一层薄雾。青铜小灯里的灯芯只剩豆大一点火。"
 
@@ -68,6 +73,59 @@ def test_all_kinds_of_calls_work_with_each_process_as_its_own_user(tmp_path: Pat
         database.close()
 
 
+class GuardedCluster(NatsCluster):
+    """Three servers with users, and the process that makes their streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        users = Users()
+        self._env = {**os.environ, **users.variables}
+        self._config = Path(self._dir.name) / "guarded.conf"
+        self._config.write_text(users.configuration, encoding="utf-8")
+        self.settings = {**users.settings, "QINGYU_BUS__REPLICAS": str(self.replicas)}
+        self._maker: Streams | None = None
+
+    def start(self) -> None:
+        """See `NatsCluster.start`."""
+        super().start()
+        self._maker = Streams(self.url, self.settings, Path(self._dir.name))
+        self._maker.wait_made()
+
+    def _spawn(self, name: str) -> None:
+        argv = list(self._nodes[name].argv(list(self._nodes.values())))
+        argv[argv.index("-c") + 1] = str(self._config)
+        with self._log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=self._env)
+
+    def close(self) -> None:
+        """See `NatsCluster.close`."""
+        if self._maker is not None:
+            self._maker.close()
+        super().close()
+
+    @property
+    def violations(self) -> list[str]:
+        """By the logs of all servers."""
+        return [line for name in self.nodes for line in violations(self._log(name).read_text(errors="replace"))]
+
+
+def test_permissions_hold_and_suffice_on_three_servers_too() -> None:
+    """Questions cross routes, streams have leaders elsewhere, one server dies."""
+    nats = GuardedCluster()
+    with System("services.chat", "services.tool", bridges=2, settings=SLOW_VOTES, nats=nats) as system:
+        for bridge in system.bridges:
+            with grpc.insecure_channel(bridge.target, options=OWN_CONNECTION) as channel:
+                chats(channel)
+                counts(channel)
+        nats.kill(nats.leader_of("AI_LOG"))
+        system.wait_ready(60)
+        for bridge in system.bridges:
+            with grpc.insecure_channel(bridge.target, options=OWN_CONNECTION) as channel:
+                chats(channel)
+                counts(channel)
+        assert nats.violations == []
+
+
 def chats(channel: grpc.Channel) -> None:
     stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
     session = new_id()
@@ -102,11 +160,7 @@ def calls_tools(channel: grpc.Channel) -> None:
     names = [one.name for one in stub.ListTools(tool.ListToolsRequest(), timeout=10).tools]
     assert {"text_statistics", "search_knowledge"} <= set(names)
     assert stub.GetToolInfo(tool.GetToolInfoRequest(tool_name="text_statistics"), timeout=10).name == "text_statistics"
-    counted = stub.CallTool(
-        tool.ToolRequest(tool_name="text_statistics", parameters=json.dumps({"text": PASSAGE}), user_id="u1"),
-        timeout=20,
-    )
-    assert counted.success, counted
+    counts(channel)
     # A tool that asks retrieval: the tool worker's user asks the rag worker's.
     asked = tool.ToolRequest(
         tool_name="search_knowledge", parameters=json.dumps({"query": "青铜小灯"}), user_id="u1", project_id="p"
@@ -114,6 +168,13 @@ def calls_tools(channel: grpc.Channel) -> None:
     searched = stub.CallTool(asked, timeout=20)
     assert searched.success, searched
     assert "青铜小灯" in searched.result
+
+
+def counts(channel: grpc.Channel) -> None:
+    parameters = json.dumps({"text": PASSAGE})
+    asked = tool.ToolRequest(tool_name="text_statistics", parameters=parameters, user_id="u1")
+    counted = tool_pb2_grpc.ToolServiceStub(channel).CallTool(asked, timeout=20)
+    assert counted.success, counted
 
 
 def works_as_agent(channel: grpc.Channel) -> None:

@@ -102,8 +102,14 @@ def test_calls_fail_at_once_while_the_broker_is_gone_and_work_again_when_it_is_b
         assert [process.pid for process in (*system.bridges, *system.workers)] == pids
 
         # Their jobs and logs were in memory; the records were not. Asked for again, by whoever has nothing of it, each is run
-        # again, whole.
-        all_whole([caller.again(stream) for stream in streams])
+        # again, whole. While a worker still speaks as if nothing had happened, a caller is told to try again.
+        asked = [caller.again(stream) for stream in streams]
+        for _ in range(3):
+            ended(asked)
+            asked = [
+                caller.again(one) if one.failure and one.failure.retry_seconds is not None else one for one in asked
+            ]
+        all_whole(asked)
 
 
 def test_broker_that_restarts_at_once_makes_no_wrong_text() -> None:

@@ -6,11 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import pytest
 
-from services.llm import coalescing
-from services.llm.coalescing import CROWD, Readable
+from services.llm.coalescing import BEAT_SECONDS, CROWD, Readable
 from tests.waiting import eventually
 
 Pair = tuple[socket.socket, socket.socket]
@@ -21,15 +21,12 @@ class Sockets:
 
     def __init__(self) -> None:
         self.told: list[int] = []
-        self.looks: list[float] = []
-        """When something was told, by the loop's clock."""
         self.on_told: Callable[[int], None] = lambda fd: None
         self.by_fd: dict[int, Pair] = {}
 
     def ready(self, fd: int) -> None:
         """Read what there is."""
         self.told.append(fd)
-        self.looks.append(asyncio.get_running_loop().time())
         self.by_fd[fd][0].recv(100)
         self.on_told(fd)
 
@@ -63,24 +60,82 @@ async def test_each_socket_is_told_of_once_for_what_it_has(count: int) -> None:
             assert sorted(sockets.told) == sorted([*sockets.by_fd] * times)
 
 
-async def test_a_crowd_is_looked_at_once_a_beat_and_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalescing, "BEAT_SECONDS", 0.2)
-    async with readable(CROWD) as (watched, sockets):
-        sockets.write()
-        await eventually(lambda: len(sockets.told) == CROWD)
-        first = sockets.looks[0]
-        sockets.write()
-        await eventually(lambda: len(sockets.told) == 2 * CROWD)
-        assert sockets.looks[CROWD] - first >= 0.19  # one timer later, never at once
-        watched.remove(sockets.told[-1])
-        del sockets.by_fd[sockets.told[-1]]
-        await asyncio.sleep(0.25)  # the beat ends when nothing came
-        for _ in range(2):
-            count = len(sockets.told)
-            sockets.write()
-            await asyncio.sleep(0)  # a turn to find them readable, one to be told
-            await asyncio.sleep(0)
-            assert len(sockets.told) == count + CROWD - 1
+class Loop:
+    """What is asked of an event loop, to be run by hand."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Keep it."""
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        """Forget it."""
+        del self.readers[fd]
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> object:
+        """Keep it."""
+        self.timers.append((seconds, callback))
+        return self.timers
+
+    def wake(self) -> None:
+        """Say that the one descriptor can be read."""
+        [look] = self.readers.values()
+        look()
+
+    def beat(self) -> None:
+        """Let the one timer go off."""
+        [(seconds, look)], self.timers = self.timers, []
+        assert seconds == BEAT_SECONDS
+        look()
+
+
+def test_a_crowd_is_looked_at_once_a_beat_until_it_is_quiet_and_a_few_are_told_of_at_once() -> None:
+    loop = Loop()
+    told: list[int] = []
+    pairs: dict[int, Pair] = {}
+
+    def ready(fd: int) -> None:
+        told.append(fd)
+        pairs[fd][0].recv(9)
+
+    watched = Readable(cast(asyncio.AbstractEventLoop, loop), ready)
+    for _ in range(CROWD):
+        reader, writer = socket.socketpair()
+        pairs[reader.fileno()] = reader, writer
+        watched.add(reader.fileno())
+
+    def write() -> int:
+        for _, writer in pairs.values():
+            writer.send(b"x")
+        return len(told)
+
+    write()
+    loop.wake()
+    assert sorted(told) == sorted(pairs)
+    for _ in range(3):
+        before = write()
+        assert not loop.readers  # nothing wakes the loop now but the beat
+        loop.beat()
+        assert len(told) == before + CROWD
+    loop.beat()
+    assert loop.readers
+    assert not loop.timers  # quiet: no more beats
+    one, others = next(iter(pairs)), len(pairs) - 1
+    watched.remove(one)
+    for part in pairs.pop(one):
+        part.close()
+    for _ in range(3):
+        before = write()
+        loop.wake()
+        assert len(told) == before + others
+        assert not loop.timers
+    watched.close()
+    for reader, writer in pairs.values():
+        reader.close()
+        writer.close()
 
 
 async def test_a_socket_that_is_removed_while_others_are_told_of_is_not_told_of_any_more() -> None:
