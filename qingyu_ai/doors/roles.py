@@ -21,11 +21,6 @@ def look(*streams: str) -> Subjects:
     return tuple(f"$JS.API.STREAM.INFO.{stream}" for stream in streams)
 
 
-def count(stream: str, consumer: str) -> Subjects:
-    """See how many jobs a work queue has."""
-    return (*look(stream), f"$JS.API.CONSUMER.INFO.{stream}.{consumer}")
-
-
 def read(stream: str, subject: str = "") -> Subjects:
     """Read single messages of a stream, from any copy: the next ones, and with a `subject` the last one on it."""
     last = (f"$JS.API.DIRECT.GET.{stream}.{subject}",) if subject else ()
@@ -130,7 +125,6 @@ ROLES: tuple[Role, ...] = (
             *("ai.cancel.*", "ai.credit.*", "ai.held.*", "ai.open.*", "ai.events.v1.*.*.*", "$SRV.PING"),
             *RECORDS,
             *look(*STREAMS),
-            *(*count("AI_CHAT", "chat"), *count("AI_JOBS", "agent"), *count("AI_JOBS", "rag")),
             *read("AI_LOG"),
             *follow("AI_LOG", "ai.stream.>"),
         ),
