@@ -47,6 +47,11 @@ def take(stream: str, consumer: str) -> Subjects:
     return (*look(stream), f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"$JS.ACK.{stream}.{consumer}.>")
 
 
+def waits(stream: str, consumer: str) -> str:
+    """See how many jobs a work queue has, and how many are claimed."""
+    return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}"
+
+
 def make(*streams: str) -> Subjects:
     """Make streams, and bring them up to the settings."""
     return tuple(f"$JS.API.STREAM.{verb}.{stream}" for stream in streams for verb in ("INFO", "CREATE", "UPDATE"))
@@ -125,6 +130,7 @@ ROLES: tuple[Role, ...] = (
             *("ai.cancel.*", "ai.credit.*", "ai.held.*", "ai.open.*", "ai.events.v1.*.*.*", "$SRV.PING"),
             *RECORDS,
             *look(*STREAMS),
+            *(waits("AI_CHAT", "chat"), waits("AI_JOBS", "agent"), waits("AI_JOBS", "rag")),
             *read("AI_LOG"),
             *follow("AI_LOG", "ai.stream.>"),
         ),

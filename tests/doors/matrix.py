@@ -164,7 +164,11 @@ $JS.API.CONSUMER.INFO.AI_EVENTS.billing                    E O
 $JS.API.CONSUMER.DELETE.AI_EVENTS.billing                  E O
 $JS.API.CONSUMER.MSG.NEXT.AI_EVENTS.billing                E O
 $JS.ACK.AI_EVENTS.billing.1.1.1.1.0                        E O
-$JS.API.CONSUMER.INFO.AI_JOBS.agent                        O
+$JS.API.CONSUMER.INFO.AI_CHAT.chat                         B O
+$JS.API.CONSUMER.INFO.AI_JOBS.agent                        B O
+$JS.API.CONSUMER.INFO.AI_JOBS.rag                          B O
+$JS.API.CONSUMER.INFO.AI_LOG.one                           O
+$JS.API.CONSUMER.LIST.AI_JOBS                              O
 $JS.API.CONSUMER.LIST.AI_EVENTS                            O
 _INBOX.events.0123456789abcdef.1                           E
 $SYS.REQ.SERVER.PING                                       .
