@@ -1,7 +1,7 @@
 """`python -m deploy.check`: whether the manifests hold, as far as that can be said without a cluster.
 
 - deploy/k8s/base/nats.conf is nats.conf, byte for byte: kustomize reads no file outside its folder.
-- components/nats-users/doors.conf is what `qingyu-ai nats-permissions` writes.
+- components/nats-permissions/doors.conf is what `qingyu-ai nats-permissions` writes.
 - The base, each overlay and each component render, and every object is what Kubernetes, KEDA or the Prometheus operator takes: no
   field that they do not know.
 - The alert rules are what Prometheus takes.
@@ -34,7 +34,7 @@ def copies() -> list[str]:
     ours, theirs = ROOT / "nats.conf", K8S / "base" / "nats.conf"
     if ours.read_bytes() != theirs.read_bytes():
         problems.append(f"{theirs.relative_to(ROOT)} is not nats.conf: run `cp nats.conf {theirs.relative_to(ROOT)}`")
-    users = K8S / "components" / "nats-users" / "doors.conf"
+    users = K8S / "components" / "nats-permissions" / "doors.conf"
     if users.read_text(encoding="utf-8") != render(Settings()):
         to = users.relative_to(ROOT)
         problems.append(f"{to} is not what the roles say: run `python -m qingyu_ai.cli nats-permissions > {to}`")

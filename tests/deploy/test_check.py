@@ -89,7 +89,7 @@ def test_users_of_nats_that_are_not_those_of_the_roles_are_named(monkeypatch: py
     monkeypatch.setattr(check, "render", lambda settings: "authorization { }\n")
     [problem] = check.copies()
     assert problem.endswith(
-        "run `python -m qingyu_ai.cli nats-permissions > deploy/k8s/components/nats-users/doors.conf`"
+        "run `python -m qingyu_ai.cli nats-permissions > deploy/k8s/components/nats-permissions/doors.conf`"
     )
 
 

@@ -1,4 +1,4 @@
-"""The base with components/nats-users and components/tls: it works, and nobody else gets in."""
+"""The base with components/nats-permissions and components/tls: it works, and nobody else gets in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def certificate(*names: str) -> dict[str, str]:
 def secrets() -> dict[str, Mapping[str, str]]:
     """What an operator makes besides the usual."""
     return {
-        "qingyu-nats": {f"QINGYU_NATS__PASSWORDS__{name.upper()}": f"p-{name}-{'x' * 20}" for name in NAMES},
+        "nats-users": {name: f"p-{name}-{'x' * 20}" for name in NAMES},
         "qingyu-nats-tls": certificate("127.0.0.1", "localhost"),
         "qingyu-bridge-tls": certificate("127.0.0.1", "localhost"),
     }
@@ -47,7 +47,7 @@ def secrets() -> dict[str, Mapping[str, str]]:
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     require_tool("kustomize")
-    found = documents(with_components(K8S / "base", ["nats-users", "tls"]))
+    found = documents(with_components(K8S / "base", ["nats-permissions", "tls"]))
     postgres = PostgresProcess()
     postgres.start()
     try:

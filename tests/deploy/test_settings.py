@@ -29,14 +29,14 @@ OUTSIDE: Mapping[str, Mapping[str, str]] = {
         "QINGYU_PROXY__BACKEND_KEY": "b" * 32,
         "QINGYU_AI__PROXY__TOKEN": "a.b.c",
     },
-    "qingyu-nats": {f"QINGYU_NATS__PASSWORDS__{name.upper()}": f"p-{name}-{'x' * 20}" for name in NAMES},
+    "nats-users": {name: f"p-{name}-{'x' * 20}" for name in NAMES},
     "qingyu-models": {"QINGYU_LLM__BASE_URL": "https://api.example.com/v1", "QINGYU_LLM__API_KEY": "secret"},
 }
 """What an operator makes (docs/operations.md)."""
 
 
 STAYS = ["python", "-m", "qingyu_ai.streams", "--stay"]
-"""What makes streams again, where processes may not (components/nats-users). It serves nobody."""
+"""What makes streams again, where processes may not (components/nats-permissions). It serves nobody."""
 
 
 @pytest.fixture(autouse=True)
@@ -163,9 +163,9 @@ def test_each_process_of_a_deployment_has_its_own_password_for_nats(prod: list[D
             for v in container.described.get("env", ())
             if "valueFrom" in v and "secretKeyRef" in v["valueFrom"]
         ]
-        variables[container.kind, container.described["name"]] = [key.rpartition("__")[2].lower() for key in keys]
+        variables[container.kind, container.described["name"]] = keys
     nats = variables.pop(("nats", "nats"))
-    assert nats == []
+    assert nats == list(NAMES)
     assert variables == {
         **{(kind, "main"): [kind] for kind in ("bridge", "chat", "agent", "rag", "tool")},
         ("setup", "main"): ["setup"],
