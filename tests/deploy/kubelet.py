@@ -241,6 +241,15 @@ class Node:
                 raise AssertionError(f"{pod.name} {state}, without {missing}:\n{pod.log.read_text()[-4000:]}")
             time.sleep(EVERY_SECONDS)
 
+    @property
+    def lost_a_port(self) -> bool:
+        """Whether a process found its port taken."""
+        return any(
+            word in pod.log.read_text().lower()
+            for pod in self.pods
+            for word in ("address already in use", "address_taken")
+        )
+
     def close(self) -> None:
         """End everything."""
         for pod in reversed(self.pods):
