@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -20,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 AUTHORIZATION_KEY = "authorization"
 """Metadata of a call: `Bearer`, a blank, and the caller's token."""
+
+BEARER = "Bearer "
+"""As nearly everybody writes it."""
 
 
 class NoToken(Fault):
@@ -74,14 +78,12 @@ class Doors:
     """The doors of a bridge process.
 
     Args:
-        settings: of the edge.
         verifier: of tokens; None: authentication is off.
         sign: proves to tools whose a call is; None: there is no key.
     """
 
-    def __init__(self, settings: Bridge, verifier: Verifier | None, sign: Sign | None = None) -> None:
+    def __init__(self, verifier: Verifier[Visitor] | None, sign: Sign | None = None) -> None:
         self._verifier = verifier
-        self._trusted = frozenset(settings.trusted_roles)
         self._sign = sign
 
     @classmethod
@@ -92,7 +94,11 @@ class Doors:
             SettingsError: they cannot be used.
         """
         sign = signing(settings.signing_key_file, ("bridge", "signing_key_file"))
-        verifier = verifier_of(settings) if settings.authentication == "required" else None
+        verifier = (
+            verifier_of(settings, partial(_visitor, frozenset(settings.trusted_roles)))
+            if settings.authentication == "required"
+            else None
+        )
         try:
             if verifier is not None:
                 await verifier.start()
@@ -100,7 +106,7 @@ class Doors:
             raise SettingsError(f"{env_name(('bridge', 'token_key_file'))}: {e}") from None
         if verifier is None and settings.anyone_may_call:
             log.warning("anyone_may_call_as_anybody", host=settings.host, set="QINGYU_BRIDGE__AUTHENTICATION")
-        return cls(settings, verifier, sign)
+        return cls(verifier, sign)
 
     @property
     def closed(self) -> bool:
@@ -122,16 +128,11 @@ class Doors:
             return NOBODY
         token = _token(metadata)
         try:
-            claims = self._verifier.seen(token) or await self._verifier.verify(token)
+            return self._verifier.seen(token) or await self._verifier.verify(token)
         except Refused:
             raise NoToken from None
         except CannotTell:
             raise NoKeys from None
-        return self._visitor(claims)
-
-    def _visitor(self, claims: Claims) -> Visitor:
-        trusted = not self._trusted.isdisjoint(claims.roles)
-        return Visitor("" if trusted else claims.user, claims.projects, claims.roles, verified=True)
 
     def proved(self, envelope: Envelope, tool: str) -> Envelope:
         """Add to the envelope of a tool's call the proof of whose it is, if there is a verified user and a key."""
@@ -145,11 +146,21 @@ class Doors:
             await self._verifier.stop()
 
 
+def _visitor(trusted: frozenset[str], claims: Claims) -> Visitor:
+    user = claims.user if trusted.isdisjoint(claims.roles) else ""
+    return Visitor(user, claims.projects, claims.roles, verified=True)
+
+
 def _token(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    given = [value for key, value in metadata or () if key == AUTHORIZATION_KEY]
-    if len(given) != 1 or not isinstance(given[0], str):
-        raise NoToken  # none; or two, of which others may have read the other one
-    token = bearer(given[0])
+    given: str | bytes | None = None
+    for key, value in metadata or ():
+        if key == AUTHORIZATION_KEY:
+            if given is not None:
+                raise NoToken  # others may have read the other one
+            given = value
+    if not isinstance(given, str):
+        raise NoToken
+    token = given[len(BEARER) :] if given.startswith(BEARER) else bearer(given)
     if not token:
         raise NoToken
     return token

@@ -88,6 +88,11 @@ class NatsCluster:
         """The address of each server."""
         return [node.url for node in self._nodes.values()]
 
+    @property
+    def events_url(self) -> str:
+        """Where another team reads events."""
+        return self.url
+
     def url_of(self, node: str) -> str:
         """The address of one server."""
         return self._nodes[node].url

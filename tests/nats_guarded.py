@@ -116,6 +116,11 @@ class GuardedNats(NatsProcess):
             self._streams.wait_made()
 
     @property
+    def events_url(self) -> str:
+        """See `NatsProcess.events_url`; with the user of such a reader."""
+        return self.url.replace("://", f"://events:{self.passwords['events']}@")
+
+    @property
     def violations(self) -> list[str]:
         """What somebody tried that it may not, since the server was started last."""
         return violations(self.said)

@@ -73,6 +73,11 @@ class NatsProcess:
         return [self.url]
 
     @property
+    def events_url(self) -> str:
+        """Where another team reads events."""
+        return self.url
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         assert self._process is not None

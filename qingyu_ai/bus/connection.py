@@ -138,7 +138,13 @@ class NatsBus:
                 **login.options,
             )
         except (OSError, nats.errors.Error, TimeoutError) as e:
-            raise Disconnected(f"no connection to NATS at {', '.join(shown)}: {login.explain([*errors, e])}") from e
+            why = login.explanation([*errors, e])
+            what = (
+                f"no connection to NATS at {', '.join(shown)}: {why}"
+                if why
+                else f"no NATS server at {', '.join(shown)}: {e}"
+            )
+            raise Disconnected(what) from e
         bus._nc.options["max_reconnect_attempts"] = -1
         bus.max_payload = bus._nc.max_payload
         await bus.subscribe(f"{bus.inbox}.*", bus._requests.on_inbox)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from hashlib import sha256
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
 
 import jwt
 import structlog
@@ -46,12 +46,16 @@ class CannotTell(Exception):
     """There are no keys now, so nobody knows whether a token is good."""
 
 
-class Verifier:
+Who = TypeVar("Who")
+
+
+class Verifier(Generic[Who]):
     """Says whose a token is.
 
     Args:
         settings: which tokens are good.
         keys: that they are verified with.
+        who: what claims mean to whoever asks. It is remembered with the token.
         clock: seconds that only grow.
         wall: unix seconds.
     """
@@ -60,15 +64,17 @@ class Verifier:
         self,
         settings: Tokens,
         keys: Keys,
+        who: Callable[[Claims], Who],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._keys = keys
+        self._who = who
         self._clock = clock
         self._wall = wall
-        self._seen: dict[bytes, tuple[float, Claims]] = {}
-        """By SHA-256 of the token: until when, on `clock`, it need not be verified again."""
+        self._seen: dict[bytes, tuple[float, Who]] = {}
+        """By the token's hash: until when, on `clock`, it need not be verified again."""
         self._waiting = 0
         keys.on_change = self._seen.clear
         audience = settings.token_audience
@@ -100,19 +106,19 @@ class Verifier:
         """Look for keys no more."""
         await self._keys.stop()
 
-    def seen(self, token: str) -> Claims | None:
-        """Whose a token is that was verified a moment ago."""
-        found = self._seen.get(sha256(token.encode()).digest())
+    def seen(self, token: str) -> Who | None:
+        """Whose a token is that was verified a moment ago; None: it was not."""
+        found = self._seen.get(_hash_of(token))
         return found[1] if found is not None and found[0] > self._clock() else None
 
-    async def verify(self, token: str) -> Claims:
+    async def verify(self, token: str) -> Who:
         """Say whose a token is.
 
         Raises:
             Refused: it is not good.
             CannotTell: there are no keys.
         """
-        known = self.seen(token) if len(token) <= LONGEST_TOKEN and token.isascii() else None
+        known = self.seen(token)
         if known is not None:
             return known
         algorithm, kid = _head(token)
@@ -127,8 +133,9 @@ class Verifier:
         if not self._keys.there:
             raise CannotTell
         claims = self._verified(token, candidates)
-        self._remember(token, claims)
-        return claims
+        who = self._who(claims)
+        self._remember(token, claims.expires, who)
+        return who
 
     def _verified(self, token: str, candidates: list[Key]) -> Claims:
         for key in candidates:
@@ -144,13 +151,18 @@ class Verifier:
                 raise Refused from None
         raise Refused
 
-    def _remember(self, token: str, claims: Claims) -> None:
-        left = claims.expires + self._settings.token_leeway_seconds - self._wall()
+    def _remember(self, token: str, expires: float, who: Who) -> None:
+        left = expires + self._settings.token_leeway_seconds - self._wall()
         if len(self._seen) >= MOST_SEEN:
             del self._seen[next(iter(self._seen))]  # the oldest
-        key = sha256(token.encode()).digest()
+        key = _hash_of(token)
         self._seen.pop(key, None)
-        self._seen[key] = self._clock() + min(SEEN_SECONDS, left), claims
+        self._seen[key] = self._clock() + min(SEEN_SECONDS, left), who
+
+
+def _hash_of(token: str) -> bytes:
+    """Name a token: 32 bytes of BLAKE2b, which takes a quarter of what SHA-256 does where neither is in the caches."""
+    return blake2b(token.encode("utf-8", "replace"), digest_size=32).digest()
 
 
 def _head(token: str) -> tuple[str, str]:
@@ -179,7 +191,7 @@ def bearer(header: str) -> str:
     return token.strip() if scheme.lower() == SCHEME else ""
 
 
-def verifier_of(settings: Tokens) -> Verifier | None:
+def verifier_of(settings: Tokens, who: Callable[[Claims], Who]) -> Verifier[Who] | None:
     """What the settings ask for; None: no key is set. It must be started."""
     source: Source
     if secret := settings.token_key.get_secret_value():
@@ -190,4 +202,4 @@ def verifier_of(settings: Tokens) -> Verifier | None:
         source = Server(settings.token_keys_url, settings.token_keys_ca_file, settings.token_keys_seconds)
     else:
         return None
-    return Verifier(settings, Keys(source))
+    return Verifier(settings, Keys(source), who)

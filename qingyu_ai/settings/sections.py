@@ -33,6 +33,10 @@ class Log(Section):
     """One line for each finished call. It costs the bridge a few per cent of its CPU, and metrics count the same."""
 
 
+PemFile = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A file of certificates or a key. An empty variable is one that is not set."""
+
+
 class Trace(Section):
     """Traces (docs/observability.md). OpenTelemetry's own variables count, too."""
 
@@ -40,10 +44,6 @@ class Trace(Section):
     """The collector that takes them, OTLP over gRPC: http://127.0.0.1:4317. Empty here and there: no traces."""
     flush_seconds: Seconds = 2.0
     """For the last spans of a process that ends."""
-
-
-PemFile = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
-"""A file of certificates or a key. An empty variable is one that is not set."""
 
 
 def need_both(cert_file: Path | None, key_file: Path | None) -> None:

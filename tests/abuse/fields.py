@@ -28,7 +28,7 @@ def text_fields(message: Message) -> Iterator[tuple[str, Put]]:
             yield from _nested(message, field)
 
 
-def _nested(message: Message, field: FieldDescriptor) -> Iterator[tuple[str, Put]]:
+def _nested(message: Message, field: Any) -> Iterator[tuple[str, Put]]:
     name = field.name
     if field.is_repeated:
         inner: Any = type(message)()
@@ -56,5 +56,5 @@ def with_text(message: Any, put: Put, text: str) -> Any:
     return copy
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def _is_map(field: Any) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry

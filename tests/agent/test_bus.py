@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from qingyu_ai import routes
-from qingyu_ai.bus.asking import Asker
+from qingyu_ai.bus.asking import Asker, Sign
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.errors import Fault, Overloaded
 from qingyu_ai.bus.handler import Call
@@ -59,13 +59,17 @@ class Parts:
         return bus
 
     async def agent(
-        self, model: Model, slots: int = 64, observe: Callable[[Bus], Observer] = lambda bus: NOBODY
+        self,
+        model: Model,
+        slots: int = 64,
+        observe: Callable[[Bus], Observer] = lambda bus: NOBODY,
+        sign: Sign | None = None,
     ) -> Worker:
         """An agent worker, wired as `python -m services.agent` does it."""
         bus = await self._bus("agent")
         worker = Worker(bus, "agent", self.bridge.settings.bus, slots=slots, observer=observe(bus))
         registry = Registry(bus, self.bridge.settings.bus.tool_lease_seconds)
-        service = AgentService(Offer({model.name: model}, model.name), LIBRARY, BusToolbox(registry, Asker(bus)))
+        service = AgentService(Offer({model.name: model}, model.name), LIBRARY, BusToolbox(registry, Asker(bus, sign)))
         worker.job(routes.EXECUTE_AGENT, service.execute, notes=ai.AgentStreamChunk)
         worker.stream(routes.EXECUTE_AGENT_STREAM, service.execute_stream, continues=True)
         await self._start(worker)

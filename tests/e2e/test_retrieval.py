@@ -174,7 +174,7 @@ def test_batch_whose_worker_is_killed_stores_every_document_whole_and_counts_exa
         found = stub.Search(rag.SearchRequest(query="灯油铺", user_id="u", top_k=COPIES * 3), timeout=SECONDS)
         assert len({one.document_id for one in found.results}) >= COPIES
         eventually_sync(lambda: untold(database) == 0, timeout=30)
-        assert told(system.nats.url) == submissions(database)
+        assert told(system.nats.events_url) == submissions(database)
 
 
 def refusal(error: BaseException) -> Fault:
@@ -229,7 +229,7 @@ def test_database_that_is_killed_makes_calls_unavailable_and_is_used_again_witho
         assert all(one.chunks_count == len(PIECES[int(one.document_id.partition("/")[2])]) for one in again)
         assert stored(database) == whole(requests)
         eventually_sync(lambda: untold(database) == 0, timeout=30)
-        assert told(system.nats.url) == submissions(database)
+        assert told(system.nats.events_url) == submissions(database)
         assert worker.pid == pid
         assert not worker.crashed
 

@@ -24,6 +24,10 @@ from tests.tokens import AUDIENCE, ISSUER, SECRET, KeyServer, claims, jwk, priva
 STRICT = {"token_issuer": ISSUER, "token_audience": AUDIENCE}
 
 
+def whole(claims: Claims) -> Claims:
+    return claims
+
+
 class Clock:
     now = 1000.0
 
@@ -34,10 +38,10 @@ class Clock:
 @pytest.fixture
 async def opened() -> AsyncIterator[Callable[..., Any]]:
     """Make verifiers that end with the test: `await opened(token_key=…)`."""
-    made: list[Verifier] = []
+    made: list[Verifier[Claims]] = []
 
-    async def one(**settings: Any) -> Verifier:
-        verifier = verifier_of(Tokens(**{**STRICT, **settings}))
+    async def one(**settings: Any) -> Verifier[Claims]:
+        verifier = verifier_of(Tokens(**{**STRICT, **settings}), whole)
         assert verifier is not None
         await verifier.start()
         made.append(verifier)
@@ -48,7 +52,7 @@ async def opened() -> AsyncIterator[Callable[..., Any]]:
         await verifier.stop()
 
 
-async def refused(verifier: Verifier, written: str) -> None:
+async def refused(verifier: Verifier[Claims], written: str) -> None:
     with pytest.raises(Refused):
         await verifier.verify(written)
 
@@ -167,8 +171,8 @@ async def test_what_restricts_is_kept_and_what_cannot_be_read_gives_no_right(
     assert (found.projects, found.roles) == (projects, roles)
 
 
-async def held(settings: Tokens, clock: Clock, wall: Clock) -> Verifier:
-    verifier = Verifier(settings, Keys(Secret(SECRET)), clock, wall)
+async def held(settings: Tokens, clock: Clock, wall: Clock) -> Verifier[Claims]:
+    verifier = Verifier(settings, Keys(Secret(SECRET)), whole, clock, wall)
     await verifier.start()
     return verifier
 

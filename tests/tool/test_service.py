@@ -176,12 +176,10 @@ async def test_knowledge_is_searched_as_the_caller_and_unavailable_without_retri
     assert (asked[0].options.enable_hybrid, asked[0].options.enable_rerank) == (True, True)
 
 
-KNOWN = Call("c" * 32, "r", "u", "p", (), Deadline.after(60), "", verified=True)
-
-
-async def asked_for_mine(worker: Worker, sign: Sign | None, call: Call = KNOWN) -> pb.ToolResponse:
+async def asked_for_mine(worker: Worker, sign: Sign | None) -> pb.ToolResponse:
+    known = Call("c" * 32, "r", "u", "p", (), Deadline.after(5), "", verified=True)
     request = pb.ToolRequest(tool_name="mine", parameters="{}")
-    return await Asker(worker.bus, sign).ask(call, routes.CALL_TOOL, request, part="1", seconds=5)
+    return await Asker(worker.bus, sign).ask(known, routes.CALL_TOOL, request, part="1", seconds=5)
 
 
 async def test_tool_for_verified_users_runs_for_nobody_else(bridge: Bridge, tmp_path: Path) -> None:

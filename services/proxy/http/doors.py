@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.requests import HTTPConnection
 
-from qingyu_ai.identity.claims import Refused
+from qingyu_ai.identity.claims import Claims, Refused
 from qingyu_ai.identity.keys import BadKeys
 from qingyu_ai.identity.verifier import LONGEST_TOKEN, CannotTell, Verifier, bearer, verifier_of
 from qingyu_ai.settings import Proxy, SettingsError, env_name
@@ -33,7 +33,7 @@ class Doors:
         verifier: of tokens; None: there is no key for them.
     """
 
-    def __init__(self, settings: Proxy, tickets: Tickets, verifier: Verifier | None = None) -> None:
+    def __init__(self, settings: Proxy, tickets: Tickets, verifier: Verifier[Claims] | None = None) -> None:
         self._settings = settings
         self._tickets = tickets
         self._verifier = verifier
@@ -46,7 +46,7 @@ class Doors:
         Raises:
             SettingsError: they cannot be used.
         """
-        verifier = verifier_of(settings)
+        verifier = verifier_of(settings, lambda claims: claims)
         if verifier is not None:
             try:
                 await verifier.start()
@@ -113,7 +113,7 @@ class Doors:
                 return self._tickets.open(cookie, path, COOKIE)
             raise
 
-    async def _verified(self, connection: HTTPConnection, token: str, verifier: Verifier) -> Who:
+    async def _verified(self, connection: HTTPConnection, token: str, verifier: Verifier[Claims]) -> Who:
         try:
             claims = await verifier.verify(token)
         except Refused:
