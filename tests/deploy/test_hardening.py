@@ -75,7 +75,8 @@ def test_every_connection_that_the_system_makes_is_let_through(prod: list[Docume
     """On both sides, where both are ours."""
     made = {
         ("bridge", "nats", 4222), ("chat", "nats", 4222), ("agent", "nats", 4222), ("rag", "nats", 4222),
-        ("tool", "nats", 4222), ("setup", "nats", 4222), ("nats", "nats", 6222), ("proxy", "bridge", 50051),
+        ("tool", "nats", 4222), ("setup", "nats", 4222), ("streams", "nats", 4222),
+        ("nats", "nats", 6222), ("proxy", "bridge", 50051),
     }  # fmt: skip
     ports = {c.kind: c.ports for c in containers(prod) if not c.first}
     kinds = set(ports)
