@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import grpc
 import nats
+from nats.js.errors import NotFoundError
 
 from qingyu_ai import routes
 from qingyu_ai.contract import ai_agent_pb2 as ai
@@ -118,9 +120,12 @@ class Rig:
         """All that is remembered of conversations, from the store itself."""
         connection = await nats.connect(self.system.nats.url.split(","))
         try:
-            bucket = await connection.jetstream().key_value("ai_sessions")
-            entries = [await bucket.get(key) for key in await bucket.keys()]
-            return b"\n".join(entry.value or b"" for entry in entries)
+            streams, found = connection.jetstream(), []
+            state = (await streams.stream_info("KV_ai_sessions")).state
+            for sequence in range(state.first_seq, state.last_seq + 1):
+                with contextlib.suppress(NotFoundError):  # it was replaced
+                    found.append((await streams.get_msg("KV_ai_sessions", sequence)).data or b"")
+            return b"\n".join(found)
         finally:
             await connection.close()
 

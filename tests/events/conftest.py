@@ -76,7 +76,7 @@ async def connect(nats_process: AnyNats, settings: BusSettings) -> AsyncIterator
     await clean(nats_process, settings)
 
     async def open_one() -> Bus:
-        opened.append(await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None))
+        opened.append(await NatsBus.open(nats_process.servers, "bridge", on_closed=lambda: None))
         return opened[-1]
 
     yield open_one
