@@ -1,6 +1,7 @@
 """`python -m deploy.check`: whether the manifests hold, as far as that can be said without a cluster.
 
 - deploy/k8s/base/nats.conf is nats.conf, byte for byte: kustomize reads no file outside its folder.
+- components/nats-permissions/doors.conf is what `qingyu-ai nats-permissions` writes.
 - The base, each overlay and each component render, and every object is what Kubernetes, KEDA or the Prometheus operator takes: no
   field that they do not know.
 - The alert rules are what Prometheus takes.
@@ -18,6 +19,9 @@ from pathlib import Path
 
 import yaml
 
+from qingyu_ai.doors.rendering import render
+from qingyu_ai.settings import Settings
+
 from .manifests import K8S, ROOT, TOOLS, RenderError, documents, of_kind, targets, tool
 
 SCHEMA = str(TOOLS / "schemas" / "{{.ResourceKind}}{{.KindSuffix}}.json")
@@ -26,10 +30,15 @@ NEEDED = ("kustomize", "kubeconform", "promtool")
 
 def copies() -> list[str]:
     """Files that must be the same and are not."""
+    problems = []
     ours, theirs = ROOT / "nats.conf", K8S / "base" / "nats.conf"
-    if ours.read_bytes() == theirs.read_bytes():
-        return []
-    return [f"{theirs.relative_to(ROOT)} is not nats.conf: run `cp nats.conf {theirs.relative_to(ROOT)}`"]
+    if ours.read_bytes() != theirs.read_bytes():
+        problems.append(f"{theirs.relative_to(ROOT)} is not nats.conf: run `cp nats.conf {theirs.relative_to(ROOT)}`")
+    users = K8S / "components" / "nats-permissions" / "doors.conf"
+    if users.read_text(encoding="utf-8") != render(Settings()):
+        to = users.relative_to(ROOT)
+        problems.append(f"{to} is not what the roles say: run `python -m qingyu_ai.cli nats-permissions > {to}`")
+    return problems
 
 
 def invalid(text: str) -> str:

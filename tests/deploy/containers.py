@@ -64,6 +64,8 @@ class Container:
     def secrets(self) -> set[str]:
         """The Secrets that it must have, without what kustomize adds to a name."""
         sources = [source["secretRef"] for source in self.described.get("envFrom", ()) if "secretRef" in source]
+        variables = [variable.get("valueFrom", {}) for variable in self.described.get("env", ())]
+        sources += [source["secretKeyRef"] for source in variables if "secretKeyRef" in source]
         return {HASH.sub("", s["name"]) for s in sources if not s.get("optional")}
 
     def environment(self, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -83,7 +85,10 @@ class Container:
             elif not named.get("optional"):
                 raise AssertionError(f"{self!r} needs {reference} {name}, which nobody brings")
         for variable in self.described.get("env", ()):
-            found[variable["name"]] = variable.get("value", "")
+            if (key := variable.get("valueFrom", {}).get("secretKeyRef")) is not None:
+                found[variable["name"]] = secrets[key["name"]][key["key"]]
+            else:
+                found[variable["name"]] = variable.get("value", "")
         return found
 
     def probe(self, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ become folders of a temporary one. Nothing else is changed.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
@@ -83,7 +84,7 @@ class Pod:
         text = re.sub(r"(?<=port=)(\d+)$", lambda m: str(self.ports[int(m[1])]), text)
         text = text.replace("0.0.0.0", LOOPBACK)
         for mount in sorted(self.container.described.get("volumeMounts", ()), key=lambda m: -len(m["mountPath"])):
-            if not self.container.ours:
+            if not self.container.ours or mount["mountPath"].startswith("/etc/"):
                 text = text.replace(mount["mountPath"], str(self._node.mounted(self, mount)))
         return text
 
@@ -117,7 +118,7 @@ class Pod:
         except urllib.error.HTTPError as e:
             with e:
                 return e.code, e.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 0, ""
 
     def _serves(self, port: int, service: str) -> bool:
@@ -207,7 +208,12 @@ class Node:
             [volume] = [v for v in pod.container.pod["volumes"] if v["name"] == mount["name"]] or [{}]
             if "configMap" in volume:
                 for name, text in self._config[HASH.sub("", volume["configMap"]["name"])]["data"].items():
-                    (path / name).write_text(text, encoding="utf-8")
+                    (path / name).write_text(pod.localized(text), encoding="utf-8")
+            if "secret" in volume:
+                kept = {item["key"] for item in volume["secret"].get("items", ())}
+                for name, text in self.secrets[volume["secret"]["secretName"]].items():
+                    if name in kept or not kept:
+                        (path / name).write_text(text, encoding="utf-8")
         return path
 
     def container(self, kind: str, name: str = "") -> Container:
@@ -234,6 +240,15 @@ class Node:
                 state = "waits" if pod.alive else f"ended with {pod.wait()}"
                 raise AssertionError(f"{pod.name} {state}, without {missing}:\n{pod.log.read_text()[-4000:]}")
             time.sleep(EVERY_SECONDS)
+
+    @property
+    def lost_a_port(self) -> bool:
+        """Whether a process found its port taken."""
+        return any(
+            word in pod.log.read_text().lower()
+            for pod in self.pods
+            for word in ("address already in use", "address_taken")
+        )
 
     def close(self) -> None:
         """End everything."""

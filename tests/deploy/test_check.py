@@ -85,6 +85,14 @@ def test_copy_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_users_of_nats_that_are_not_those_of_the_roles_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "render", lambda settings: "authorization { }\n")
+    [problem] = check.copies()
+    assert problem.endswith(
+        "run `python -m qingyu_ai.cli nats-permissions > deploy/k8s/components/nats-permissions/doors.conf`"
+    )
+
+
 def test_folder_that_kustomize_does_not_render_is_an_error(tmp_path: Path) -> None:
     require_tool("kustomize")
     (tmp_path / "kustomization.yaml").write_text("resources: [missing.yaml]\n")

@@ -17,7 +17,7 @@ def test_a_process_drains_for_longer_than_any_call_may_take(
     prod: list[Document], base: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for container in ours([*base]) + ours(prod):
-        if container.workload["kind"] != "Deployment":
+        if container.workload["kind"] != "Deployment" or container.kind == "streams":
             continue
         settings = settings_of(container, monkeypatch)
         longest = settings.bus.longest_deadline_seconds
@@ -33,7 +33,7 @@ def test_a_pod_is_given_more_time_than_its_process_takes(
     applied: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for container in ours(applied):
-        if container.workload["kind"] == "Deployment" and not container.first:
+        if container.workload["kind"] == "Deployment" and not container.first and container.kind != "streams":
             drain = getattr(settings_of(container, monkeypatch), container.kind).drain_seconds
             hook = container.described.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
             assert container.pod["terminationGracePeriodSeconds"] > drain + hook + STOP_MARGIN_SECONDS, container

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.manifests import K8S, Document, of_kind
 from qingyu_ai.cli.programs import KINDS
+from qingyu_ai.doors.roles import NAMES
 from qingyu_ai.settings import Settings, load
 from tests.deploy.containers import Container, containers
 
@@ -28,9 +29,14 @@ OUTSIDE: Mapping[str, Mapping[str, str]] = {
         "QINGYU_PROXY__BACKEND_KEY": "b" * 32,
         "QINGYU_AI__PROXY__TOKEN": "a.b.c",
     },
+    "nats-users": {name: f"p-{name}-{'x' * 20}" for name in NAMES},
     "qingyu-models": {"QINGYU_LLM__BASE_URL": "https://api.example.com/v1", "QINGYU_LLM__API_KEY": "secret"},
 }
 """What an operator makes (docs/operations.md)."""
+
+
+STAYS = ["python", "-m", "qingyu_ai.streams", "--stay"]
+"""What makes streams again, where processes may not (components/nats-permissions). It serves nobody."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +72,7 @@ def test_every_variable_is_a_setting_and_every_value_holds(
 
 def test_there_is_a_deployment_for_each_kind_of_process(applied: list[Document]) -> None:
     modules = {c.kind: c.command for c in ours(applied) if c.workload["kind"] == "Deployment" and not c.first}
+    assert modules.pop("streams", STAYS) == STAYS
     assert modules == {kind.name: ["python", "-m", kind.module] for kind in KINDS}
 
 
@@ -73,7 +80,7 @@ def test_commands_are_programs_that_there_are(applied: list[Document]) -> None:
     for container in ours(applied):
         python, flag, module, *rest = container.command
         assert python == "python"
-        assert not rest
+        assert rest in ([], ["--stay"])
         if flag == "-m":
             found = importlib.util.find_spec(module)
             assert found is not None, f"{container}: there is no module {module}"
@@ -83,7 +90,7 @@ def test_commands_are_programs_that_there_are(applied: list[Document]) -> None:
 
 def test_ports_are_those_that_the_processes_listen_on(applied: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
     for container in ours(applied):
-        if container.workload["kind"] != "Deployment" or container.first:
+        if container.workload["kind"] != "Deployment" or container.first or container.kind == "streams":
             continue
         settings = settings_of(container, monkeypatch)
         own = getattr(settings, container.kind)
@@ -95,7 +102,7 @@ def test_ports_are_those_that_the_processes_listen_on(applied: list[Document], m
 
 def test_probes_name_ports_that_the_container_has(applied: list[Document]) -> None:
     for container in containers(applied):
-        if container.workload["kind"] == "Job" or container.first or container.kind == "postgres":
+        if container.workload["kind"] == "Job" or container.first or container.kind in ("postgres", "streams"):
             continue
         for name in ("startup", "readiness", "liveness"):
             probe = container.probe(name)
@@ -121,7 +128,8 @@ def test_addresses_in_the_settings_are_services(applied: list[Document], monkeyp
     pods = [f"nats-{n}.nats:4222" for n in range(nats["spec"]["replicas"])]
     for container in ours(applied):
         settings = settings_of(container, monkeypatch)
-        assert settings.nats.servers == [f"nats://{pod}" for pod in pods]
+        scheme = "tls" if settings.nats.ca_file else "nats"
+        assert settings.nats.servers == [f"{scheme}://{pod}" for pod in pods]
         assert settings.bus.replicas == len(pods)
         assert settings.ai.proxy.python_addr == f"dns:///bridge:{services['bridge']['spec']['ports'][0]['port']}"
     assert services["bridge"]["spec"]["clusterIP"] == "None"
@@ -143,6 +151,27 @@ def test_each_process_has_only_the_secrets_that_it_needs(base: list[Document]) -
         ("rag", "main"): {"qingyu-database"},
         ("proxy", "main"): {"qingyu-proxy"},
         ("setup", "database"): {"qingyu-database", "qingyu-database-owner"},
+    }
+
+
+def test_each_process_of_a_deployment_has_its_own_password_for_nats(prod: list[Document]) -> None:
+    """The servers have all; who migrates the database, and the proxy, have none."""
+    variables = {}
+    for container in containers(prod):
+        keys = [
+            v["valueFrom"]["secretKeyRef"]["key"]
+            for v in container.described.get("env", ())
+            if "valueFrom" in v and "secretKeyRef" in v["valueFrom"]
+        ]
+        variables[container.kind, container.described["name"]] = keys
+    nats = variables.pop(("nats", "nats"))
+    assert nats == list(NAMES)
+    assert variables == {
+        **{(kind, "main"): [kind] for kind in ("bridge", "chat", "agent", "rag", "tool")},
+        ("setup", "main"): ["setup"],
+        ("streams", "main"): ["setup"],
+        ("setup", "database"): [],
+        ("proxy", "main"): [],
     }
 
 
