@@ -54,6 +54,7 @@ def start_ours(processes: Processes, upstream: Upstream) -> tuple[str, str]:
         "NATS_URL": processes.nats(),
         "QINGYU_BRIDGE__PORT": str(bridge),
         "QINGYU_BRIDGE__METRICS_PORT": str(metrics),
+        "QINGYU_BRIDGE__EXPECTED_WORKERS": '["chat"]',  # otherwise it is not healthy
         "QINGYU_CHAT__METRICS_PORT": "0",
         "QINGYU_CHAT__SLOTS": "1000",
         "QINGYU_LLM__MODELS": json.dumps(models),

@@ -1,15 +1,17 @@
-"""BatchIndex: a stream of documents, each of which is one job. One bad document does not fail the others."""
+"""BatchIndex: a stream of documents, each of which is one job. One bad document does not fail the others, and neither does a
+worker or a database that is away for a moment: indexing goes last, so it waits."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from qingyu_ai.bus.errors import Fault, Overloaded
+from qingyu_ai.bus.errors import BusDown, Code, Fault, NoWorker, Overloaded
 from qingyu_ai.bus.handler import internal
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import rag_pb2 as rag
@@ -28,6 +30,11 @@ MAX_FAILED_IDS = 10_000
 """Ids of failed documents that one answer lists; the counts are exact beyond it."""
 
 
+LONGEST_WAIT = 10.0
+"""Seconds. What takes longer to mend (a model that is not the configured one) somebody has to mend: the answer names the
+documents instead."""
+
+
 class Batch:
     """One BatchIndex call. At most `max_batch_in_flight` documents are in memory at once."""
 
@@ -38,6 +45,10 @@ class Batch:
         self._visitor = visitor
         self._room = asyncio.Semaphore(settings.bridge.max_batch_in_flight)
         self._answer = rag.BatchIndexResponse()
+        self._away_since: float | None = None
+        """Since when nobody takes documents; None: somebody does."""
+        self._last: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """Of the documents on their way, by user and id: the last one in the stream."""
 
     async def run(
         self, bodies: AsyncIterator[bytes], request_id: str, incoming: Incoming, remaining: float | None
@@ -74,7 +85,7 @@ class Batch:
         try:
             admitted = admit(self._item, body, own, remaining, self._settings, visitor=self._visitor, item_id=item_id)
             name = admitted.message.document_id  # type: ignore[attr-defined]
-            end = await self._run_when_there_is_room(body, admitted)
+            end = await self._in_turn(name, body, admitted)
             reply = rag.IndexResponse.FromString(end.answer)
             self._count(name, reply.success)
         except Fault as fault:
@@ -86,16 +97,43 @@ class Batch:
         finally:
             self._room.release()
 
-    async def _run_when_there_is_room(self, body: bytes, admitted: Admitted) -> bus_pb2.End:
-        """Indexing goes last, so it waits for room instead of failing. Meanwhile the next documents stay with their caller."""
+    async def _in_turn(self, document_id: str, body: bytes, admitted: Admitted) -> bus_pb2.End:
+        """Run it after what came before it of the same document: the order in the queue decides which version stays."""
+        name, mine = (admitted.envelope.user, document_id), asyncio.current_task()
+        assert mine is not None
+        before, self._last[name] = self._last.get(name), mine
+        try:
+            if before is not None:
+                await asyncio.wait((before,))
+            return await self._run_patiently(body, admitted)
+        finally:
+            if self._last[name] is mine:
+                del self._last[name]
+
+    async def _run_patiently(self, body: bytes, admitted: Admitted) -> bus_pb2.End:
+        """Run it, again if waiting can mend what went wrong. Meanwhile the next documents stay with their caller."""
+        failures = 0
         while True:
             try:
-                return await self._run_job(self._item, body, admitted)
-            except Overloaded as e:
-                wait = e.retry_seconds or 1.0
-                if admitted.envelope.deadline.remaining <= wait:
+                end = await self._run_job(self._item, body, admitted)
+            except (NoWorker, Overloaded, BusDown) as e:  # it is not stored
+                if not isinstance(e, Overloaded) and self._away_too_long():
                     raise
-                await asyncio.sleep(wait)
+                await _wait(e, admitted)
+            except Fault as e:  # it ran, and failed; the same id runs it again
+                failures += 1
+                long = e.code is not Code.UNAVAILABLE or (e.retry_seconds or 0.0) > LONGEST_WAIT
+                if long or failures > self._settings.bus.retries:
+                    raise
+                await _wait(e, admitted)
+            else:
+                self._away_since = None
+                return end
+
+    def _away_too_long(self) -> bool:
+        now = time.monotonic()
+        self._away_since = since = now if self._away_since is None else self._away_since
+        return now - since >= self._settings.bridge.batch_patience_seconds
 
     def _count(self, name: str, success: bool) -> None:
         if success:
@@ -104,6 +142,18 @@ class Batch:
             self._answer.failed_count += 1
             if len(self._answer.failed_ids) < MAX_FAILED_IDS:
                 self._answer.failed_ids.append(name)
+
+
+async def _wait(fault: Fault, admitted: Admitted) -> None:
+    """Wait as long as a fault says.
+
+    Raises:
+        Fault: the same: waiting does not help, or the deadline comes first.
+    """
+    seconds = fault.retry_seconds
+    if seconds is None or admitted.envelope.deadline.remaining <= seconds:
+        raise fault
+    await asyncio.sleep(seconds)
 
 
 def _document_id(body: bytes) -> str:

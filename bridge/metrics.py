@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ class Metrics:
             gauge = Gauge(f"qingyu_stream_{name}", what, ["stream"], registry=self._registry)
             for stream in topology.WATCHED:
                 gauge.labels(stream).set_function(functools.partial(_of_stream, readers.gauge, stream, of))
+        waiting = Gauge("qingyu_queue_waiting", "Jobs that no worker has yet", ["queue"], registry=self._registry)
+        claimed = Gauge("qingyu_queue_claimed", "Jobs that a worker has", ["queue"], registry=self._registry)
+        for kind in topology.QUEUES:
+            waiting.labels(kind).set_function(functools.partial(_waiting, readers.gauge, kind))
+            claimed.labels(kind).set_function(functools.partial(_claimed, readers.gauge, kind))
 
     def of(self, route: Route[Any, Any]) -> RouteMetrics:
         """The counters of a row."""
@@ -115,3 +121,13 @@ class Metrics:
 def _of_stream(gauge: StreamGauge, stream: str, of: Callable[[Usage], float]) -> float:
     usage = gauge.usage.get(stream)
     return of(usage) if usage else 0
+
+
+def _waiting(gauge: StreamGauge, kind: str) -> float:
+    backlog = gauge.backlog(kind)
+    return backlog.waiting if backlog else math.nan
+
+
+def _claimed(gauge: StreamGauge, kind: str) -> float:
+    backlog = gauge.backlog(kind)
+    return backlog.claimed if backlog else math.nan

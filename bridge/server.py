@@ -21,6 +21,7 @@ SLACK = 64 * 1024
 
 def options(settings: Bridge) -> list[tuple[str, Any]]:
     """Channel options, each with its reason."""
+    age = round(settings.connection_age_seconds * 1000)
     return [
         # The Go backend pings every 10 s, also while idle; a default server ends its channel after 40 s of that.
         ("grpc.keepalive_permit_without_calls", 1),
@@ -33,6 +34,8 @@ def options(settings: Bridge) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes + SLACK),
         ("grpc.max_send_message_length", settings.max_message_bytes + SLACK),
+        # A GOAWAY, after which calls that run have all the time they want: gRPC's own grace has no end.
+        *([("grpc.max_connection_age_ms", age)] if age else []),
         # Several bridge processes share a port only when told to: otherwise a second one must fail.
         ("grpc.so_reuseport", 1 if settings.processes > 1 else 0),
     ]

@@ -1,1 +1,1 @@
-"""What is shipped to run the system somewhere."""
+"""How the system is deployed: the image, the manifests, and what checks them without a cluster."""

@@ -140,11 +140,18 @@ async def worker_process(
     serve(bus, worker)
     observe(worker)
 
+    serving = False
+
     def unready() -> str:
-        return "draining" if worker.draining else "" if bus.connected else "no connection to NATS"
+        if worker.draining:
+            return "draining"
+        if not bus.connected:
+            return "no connection to NATS"
+        return "" if serving else "starting"
 
     operations = open_operations(kind, own.metrics_host, own.metrics_port, unready) if own.metrics_port else None
     await worker.start()
+    serving = True
     await stop.wait()
     await worker.drain(own.drain_seconds)
     if operations is not None:

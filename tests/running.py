@@ -202,15 +202,18 @@ class RunningBridge(Running):
         except OSError as e:
             return f"/readyz does not answer: {e}"
 
-    def health(self) -> ai.HealthResponse:
+    def health(self, metadata: Sequence[tuple[str, str]] = ()) -> ai.HealthResponse:
         """Ask for HealthCheck.
+
+        Args:
+            metadata: with a token, of a bridge that wants one.
 
         Raises:
             grpc.RpcError: it does not answer.
         """
         with grpc.insecure_channel(self.target) as channel:
             stub = ai_agent_pb2_grpc.AIAgentServiceStub(channel)
-            return stub.HealthCheck(ai.HealthRequest(), timeout=2)
+            return stub.HealthCheck(ai.HealthRequest(), timeout=2, metadata=tuple(metadata))
 
 
 def _settings_of(kind: str) -> dict[str, str]:
@@ -237,6 +240,7 @@ class System:
         settings: more environment variables for all processes, by their full names.
         nats: the broker; one that runs already is emptied first, and runs on afterwards. None: that of the suite.
         bridge_module: what the bridges run.
+        health_metadata: with a token, for bridges that want one.
     """
 
     def __init__(
@@ -247,7 +251,9 @@ class System:
         settings: Mapping[str, str] | None = None,
         nats: AnyNats | None = None,
         bridge_module: str = "bridge",
+        health_metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
+        self._health_metadata = health_metadata
         self._bridge_module = bridge_module
         self._first_workers = [worker(w) if isinstance(w, str) else w for w in workers]
         self._first_bridges = bridges
@@ -325,7 +331,7 @@ class System:
             if reason := bridge.unready:
                 return f"{bridge.name}: {reason}"
             try:
-                details = bridge.health().details
+                details = bridge.health(self._health_metadata).details
             except grpc.RpcError as e:
                 return f"{bridge.name}: HealthCheck: {e}"
             for kind in {*self._kinds.values()}:

@@ -29,6 +29,7 @@ from .pull import StandingPull
 from .requests import Requests
 from .stream_api import API_TIMEOUT, StreamApi
 from .transport import (
+    Backlog,
     Delivery,
     Headers,
     Hook,
@@ -274,6 +275,10 @@ class NatsBus:
     async def used(self, stream: str) -> Usage:
         """See `transport.Bus.used`."""
         return await self._streams.used(stream)
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        return await self._streams.backlog(queue)
 
     async def follow(
         self, stream: str, subject: str, handler: OnFrame, on_stream: Callable[[str], None], *, from_start: bool

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from . import subjects, topology
-from .transport import Bus, Headers, Subscription, Usage
+from .transport import Backlog, Bus, Headers, Subscription, Usage
 from .transport_errors import TransportError
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,9 @@ LOG_MARGIN = 5.0
 
 RECORDS_FULL = 0.98
 """Share of the record bucket above which no new call begins: a worker could not claim it."""
+
+OUTDATED = 10.0
+"""Seconds after which a backlog is not known any more: workers are added and removed by it, and an old one misleads."""
 
 REMEMBERED = 60.0
 """Seconds for which the open calls of a bridge that is silent are still counted: its callers may resume them elsewhere."""
@@ -66,6 +69,8 @@ class Gauge:
         """By stream: which one there is now. A stream that was not looked at yet is not there."""
         self.usage: dict[str, Usage] = {}
         """By stream, at the last look."""
+        self._backlogs: dict[str, tuple[Backlog, float]] = {}
+        """By kind of worker: what waits for it, and when that was seen."""
 
     async def start(self) -> None:
         """Begin to look, and to hear of other bridges."""
@@ -78,6 +83,11 @@ class Gauge:
             self._task.cancel()
         if self._interest is not None:
             await self._interest.stop()
+
+    def backlog(self, kind: str) -> Backlog | None:
+        """What waits for a kind of worker; None: it is not known now."""
+        seen = self._backlogs.get(kind)
+        return seen[0] if seen is not None and time.monotonic() - seen[1] < OUTDATED else None
 
     async def _keep(self) -> None:
         while True:
@@ -94,6 +104,8 @@ class Gauge:
         for stream in topology.WATCHED:
             usage = self.usage[stream] = await self._bus.used(stream)
             self.generations[stream] = usage.generation
+        for kind, queue in topology.QUEUES.items():
+            self._backlogs[kind] = await self._bus.backlog(queue), time.monotonic()
         now = time.time()
         self.log_has_room = log_has_room(self.usage[topology.LOG], self._oldest_anywhere(now), now)
         records = self.usage[topology.CALLS]

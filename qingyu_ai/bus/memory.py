@@ -15,6 +15,7 @@ from . import headers as wire
 from .memory_broker import Broker, Follower, Interest, Pull, StoredMessage, Stream, matches
 from .transport import (
     EXPECT,
+    Backlog,
     Delivery,
     Headers,
     Hook,
@@ -223,6 +224,10 @@ class MemoryBus:
             source.generation,
             len(source.messages),
         )
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        return self._broker.consumer(queue).backlog()
 
     async def close(self) -> None:
         """See `transport.Bus.close`."""

@@ -18,6 +18,7 @@ from qingyu_ai.settings import Bus as BusSettings
 from . import headers as wire
 from . import topology
 from .transport import (
+    Backlog,
     Delivery,
     Headers,
     OnFrame,
@@ -162,6 +163,12 @@ class Consumer:
             count = self.deliveries[message.sequence] = self.deliveries.get(message.sequence, 0) + 1
             self.held_until[message.sequence] = now + self.ack_wait
             pull.take(MemoryDelivery(self, message, count, pull))
+
+    def backlog(self) -> Backlog:
+        """See `transport.Bus.backlog`."""
+        mine = [n for n, message in self.stream.messages.items() if matches(self.queue.subject, message.subject)]
+        claimed = sum(n in self.deliveries for n in mine)
+        return Backlog(len(mine) - claimed, claimed)
 
     def forget(self, sequence: int) -> None:
         self.stream.drop(sequence)

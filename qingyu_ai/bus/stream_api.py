@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from .headers import DESCRIPTION, STATUS
-from .transport import Headers, Stored, Usage
+from .transport import Backlog, Headers, Queue, Stored, Usage
 from .transport_errors import Disconnected, NoResponders, StoreRefused
 
 SEQUENCE = "Nats-Sequence"
@@ -89,6 +89,18 @@ class StreamApi:
             first = _unix(state["first_ts"])
         created = info["created"]
         return Usage(state["bytes"], info["config"]["max_bytes"], first, _unix(created), created, state["messages"])
+
+    async def backlog(self, queue: Queue) -> Backlog:
+        """See `transport.Bus.backlog`.
+
+        The consumer's own count of what waits is that of its server's copy. Of a work queue the stream's leader has each job that
+        is not done, and only leaders answer these requests.
+        """
+        subjects = json.dumps({"subjects_filter": queue.subject}).encode()
+        stream = await self.api(f"STREAM.INFO.{queue.stream}", subjects, API_TIMEOUT)
+        consumer = await self.api(f"CONSUMER.INFO.{queue.stream}.{queue.consumer}", b"", API_TIMEOUT)
+        jobs, claimed = sum((stream["state"].get("subjects") or {}).values()), consumer["num_ack_pending"]
+        return Backlog(max(0, jobs - claimed), claimed)
 
     async def _info(self, stream: str) -> dict[str, Any]:
         return await self.api(f"STREAM.INFO.{stream}", b"", API_TIMEOUT)

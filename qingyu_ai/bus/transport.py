@@ -222,6 +222,13 @@ class Bus(Protocol):
     async def used(self, stream: str) -> Usage:
         """How full a stream is."""
 
+    async def backlog(self, queue: Queue) -> Backlog:
+        """How many jobs a queue has, as its leader knows it: a copy may be behind, and then says too few or too many.
+
+        Raises:
+            ReplyTimeout, StoreRefused, Disconnected.
+        """
+
     async def close(self) -> None:
         """End the connection."""
 
@@ -239,6 +246,16 @@ class Usage:
     generation: str = ""
     """See `Bus.generation`."""
     messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The jobs of a queue."""
+
+    waiting: int
+    """Given to no worker yet."""
+    claimed: int
+    """Given to workers, and not done."""
 
 
 def expecting(sequence: int) -> bytes:

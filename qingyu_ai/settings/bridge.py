@@ -33,8 +33,13 @@ class Bridge(Tokens):
     """Calls open at once in one process; one more is refused with RESOURCE_EXHAUSTED."""
     max_batch_in_flight: Annotated[int, Field(ge=1)] = 16
     """Documents of one BatchIndex that are on their way at once."""
+    batch_patience_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """For which a BatchIndex that has begun waits when no worker is there; after that its documents fail until there is one."""
     longest_linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
     """A caller may ask that its call go on for a while when it is lost (`x-linger-ms`); a longer while is cut to this one."""
+    connection_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How old a caller's connection gets until it is asked to make a new one, give or take a tenth; its calls end in peace. So
+    callers of many bridges find one that was added. 0: any age."""
     drain_seconds: Seconds = 30.0
 
     @model_validator(mode="after")

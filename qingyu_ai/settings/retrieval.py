@@ -44,6 +44,10 @@ class Rag(Worker):
     port: Port = 5433
     connections: Annotated[int, Field(ge=2, le=100)] = 8
     """To the database, of one process."""
+    writers: Annotated[int, Field(ge=1)] = 2
+    """Of them, those that store documents at once; the others are left to searches."""
+    waiting: Annotated[int, Field(ge=1)] = 500
+    """Calls that wait for a connection; one more is refused."""
     connect_seconds: Seconds = 5.0
     """Until there is a connection."""
     longest_query_seconds: Seconds = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import time
@@ -88,7 +89,8 @@ class Pieces:
         for i, (_, ids, called, pieces) in enumerate(self._calls):
             # Nine letters and digits: the strictest servers take no other ids.
             given = _NOT_A_NAME.sub("_", ids[0][:MAX_NAME]) if ids else ""
-            own = given if given and given not in used else f"s{step:03d}c{i:04d}"
+            made = (f"s{step:03d}c{number:04d}" for number in itertools.count(i))
+            own = given if given and given not in used else next(one for one in made if one not in used)
             used.add(own)
             arguments, broken = _arguments("".join(pieces))
             name = (called[0] if called else "")[:MAX_NAME].encode("utf-8", "replace").decode()
@@ -106,6 +108,7 @@ def _arguments(written: str) -> tuple[str, str]:
     try:
         value = json.loads(text, parse_constant=_no_constant)
         if isinstance(value, str):  # encoded twice
+            value.encode()  # not with half a character: that cannot be sent on
             text, value = value, json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         value = None
@@ -167,10 +170,10 @@ class Caller:
         self._tools: Mapping[str, Listing] = {tool.name: tool for tool in tools}
         self._most = most
 
-    def repeatable(self, name: str) -> bool:
-        """Whether a tool may be called again when it is not known what became of a call."""
-        tool = self._tools.get(name)
-        return tool is not None and tool.repeatable
+    def may_again(self, asked: Asked) -> bool:
+        """Whether a call may be made again when its outcome is not known. One whose arguments are broken ran no tool."""
+        tool = self._tools.get(asked.name)
+        return bool(asked.broken) or (tool is not None and tool.repeatable)
 
     async def run(self, asked: Sequence[Asked], deadline: Deadline) -> AsyncGenerator[Called, None]:
         """Call them all at once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from qingyu_ai.bus.deadline import Deadline
 from services.llm.faults import Upstream, UpstreamFault
 from services.llm.gate import NewGate, guarded
-from services.llm.model import Delta, Finish, Model, Prompt, Usage
+from services.llm.model import Delta, Finish, Model, Prompt, Turn, Usage
 from services.llm.tokens import estimate_tokens, estimated
 
 from .calling import Pieces
@@ -129,6 +129,6 @@ class Limit:
             self._waiting = False
 
 
-def prompt_tokens(prompt: Prompt) -> int:
-    """Estimate what a prompt costs."""
-    return sum(estimate_tokens(turn.content) for turn in prompt.turns)
+def turn_tokens(turns: Iterable[Turn]) -> int:
+    """Estimate what it costs to tell a model these turns."""
+    return sum(estimate_tokens(turn.content) for turn in turns)

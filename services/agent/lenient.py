@@ -15,8 +15,8 @@ MOST_DEPTH = 64
 MOST_STARTS = 8
 """Places where an object may begin that are tried."""
 
-_FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|$)", re.DOTALL)
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_FENCE = re.compile(r"```[ \t]*+[A-Za-z0-9_+-]*+[ \t]*+\r?\n(.*?)(?:\r?\n[ \t]*```|$)", re.DOTALL)
+_NUMBER = re.compile(r"-?\d+(?:[.．]\d+)?(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK = re.compile(r"(?:[\s\u3000\ufeff]|//[^\n]{0,300}|/\*.{0,300}?\*/)+", re.DOTALL)
 """Comments are bounded: what follows a quote is looked at again and again."""
@@ -86,6 +86,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+def _number(written: str) -> int | float:
+    """Read a number; its digits may be full-width."""
+    written = written.replace("．", ".")
+    try:
+        return float(written) if any(mark in written for mark in ".eE") else int(written)
+    except ValueError:
+        raise Unreadable(f"数字“{written[:12]}…”过长") from None
+
+
 def _next_object(text: str, at: int) -> int:
     return min((found for mark in _OBJECT if (found := text.find(mark, at)) >= 0), default=-1)
 
@@ -108,7 +117,7 @@ class _Reader:
         if char in _QUOTES:
             return self._string(at, key=False)
         if number := _NUMBER.match(self._text, at):
-            return json.loads(re.sub(r"^(-?)0+(?=\d)", r"\1", number[0])), number.end()
+            return _number(number[0]), number.end()
         if (word := _WORD.match(self._text, at)) and word[0] in _WORDS:
             return _WORDS[word[0]], word.end()
         raise Unreadable(f"“{self._near(at)}”处不是 JSON 的值")

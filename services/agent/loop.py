@@ -35,7 +35,7 @@ from .endings import (
     timed_out,
 )
 from .events import Asked, Called, Ended, Event, Outcome, Said, Started, Thought
-from .hearing import Heard, OutOfTime, hear, prompt_tokens
+from .hearing import Heard, OutOfTime, hear, turn_tokens
 from .prompting import ANSWER_NOW, Task, offered, repair
 from .shapes import Shape
 from .toolbox import Toolbox
@@ -90,7 +90,7 @@ class Run:
         self._heard: Heard | None = None
         """What the model says in this step."""
         self._begun = ""
-        """What the caller has of the answer that the model is asked to go on with."""
+        """The part of the answer that the model is asked to go on with. The caller has it, but for one in JSON of this run."""
         self._said = bool(before.text)
         self._parted = False
         """The next text is the first one after tools: a break comes before it."""
@@ -126,7 +126,7 @@ class Run:
             self._finish = self._finish or CUT
             end = of_fault(e)
         if self._task.shape is not None:
-            held = self._held or (self._heard.text if self._heard is not None else "")
+            held = self._held or self._begun + (self._heard.text if self._heard is not None else "")
             if held:
                 yield Said(held)
         yield self._outcome(end)
@@ -150,6 +150,8 @@ class Run:
         if self._begun and (self._task.shape is not None or self._left < LEAST_LEFT):
             self._accept()
             return
+        if not (self._called or self._begun) and (tokens := turn_tokens(self._turns)) > self._limits.tokens:
+            raise context_too_long(tokens, self._limits.tokens)
         while True:
             self._step += 1
             async with aclosing(self._ask(self._prompt(last=self._is_last))) as events:
@@ -164,7 +166,7 @@ class Run:
             elif heard.finish == LENGTH and heard.prompt.tools and heard.text and self._left >= LEAST_LEFT:
                 # The model's client goes on by itself only where there are no tools.
                 self._begun += heard.text
-                self._tools = ()
+                self._tools, self._heard = (), None
             else:
                 break
         answer = self._begun + heard.text
@@ -195,8 +197,6 @@ class Run:
 
     async def _ask(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """Ask for one answer, again if that may help and nothing was shown."""
-        if not self._called and (tokens := prompt_tokens(prompt)) > self._limits.tokens:
-            raise context_too_long(tokens, self._limits.tokens)
         requests = Requests(self._limits.retries + 1)
         before = self._spent.retries
         for attempt in itertools.count():
@@ -215,7 +215,8 @@ class Run:
             finally:
                 self._spend(heard.cost + requests.take_wasted())
                 self._spent = replace(self._spent, retries=before + requests.again)
-                self._left -= 0 if heard.pieces else heard.cost.completion_tokens if heard.finish else 0
+                if heard.text and heard.finish and not heard.pieces:
+                    self._left -= heard.cost.completion_tokens
                 self._spoke, self._finish = heard.model or self._spoke, heard.finish
             await asyncio.sleep(wait)
 
@@ -258,7 +259,7 @@ class Run:
         self._left -= estimate_tokens(text)
         for one in asked:
             yield Started(one, self._spent)
-        if not all(self._caller.repeatable(one.name) for one in asked):
+        if not all(map(self._caller.may_again, asked)):
             # A worker that takes over must know that the tool may have run.
             await self._flush()
         async with aclosing(self._run(asked)) as events:
@@ -289,26 +290,27 @@ class Run:
         for step in self._before.steps:
             open_calls = [asked for asked in step.asked if asked.id not in ended]
             for asked in open_calls:
-                if not self._caller.repeatable(asked.name):
+                if not self._caller.may_again(asked):
                     called = unknown_outcome(asked)
                     self._called.append(called)
                     yield Ended(called, self._spent)
-            again = [asked for asked in open_calls if self._caller.repeatable(asked.name)]
+            again = [asked for asked in open_calls if self._caller.may_again(asked)]
             async with aclosing(self._run(again)) as events:
                 async for event in events:
                     yield event
             self._remember(step.text, step.asked)
         if self._before.begun:
             # What the lost request cost is not known.
-            lost = prompt_tokens(self._prompt(last=False)), estimate_tokens(self._before.begun)
+            lost = turn_tokens(self._prompt(last=False).turns), estimate_tokens(self._before.begun)
             self._spend(Usage(*lost, estimated=True))
             self._begun, self._parted = self._before.begun, False
 
     def _accept(self) -> None:
         """The caller has all of the answer: a JSON is shown when it is whole, or when it has failed, and a text is as long as
         it may be."""
+        begun, self._begun = self._begun, ""
         self._finish = STOP if self._task.shape is not None else LENGTH
-        if self._task.shape is not None and (problem := check(self._task.shape, self._begun).problem):
+        if self._task.shape is not None and (problem := check(self._task.shape, begun).problem):
             raise shape_not_held(problem)
 
     # Answers in JSON.

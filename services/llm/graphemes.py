@@ -15,7 +15,7 @@ _MARKS = frozenset({"Mn", "Mc", "Me"})
 
 
 _PLAIN = re.compile(
-    "[\u0000-\u000c\u000e-\u02ff\u2010-\u2027\u2030-\u205e\u3000-\u3029\u3030-\u3098\u309b-\u9fff\uff00-\uff9d]*"
+    "[\u0000-\u000c\u000e-\u02ff\u2010-\u2027\u2030-\u205e\u2500-\u257f\u3000-\u3029\u3030-\u3098\u309b-\u9fff\uff00-\uff9d]*"
 )
 """Text in which every code point is a character: what most answers are made of."""
 
@@ -40,9 +40,14 @@ def _is_jamo_tail(char: str) -> bool:
     return "\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7fb"
 
 
+def is_plain(text: str) -> bool:
+    """Whether every code point is a character, by the look of it: False may be too careful."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def graphemes(text: str) -> Iterator[str]:
     """Cut a text into characters. Joined, they are the text."""
-    if _PLAIN.fullmatch(text):
+    if is_plain(text):
         yield from text
         return
     start = 0

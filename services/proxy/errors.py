@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ TOOL_FAILED = Kind("5003", 500, "工具执行失败", "The tool failed")
 NO_MODEL = Kind("5004", 503)
 
 METHOD_NOT_ALLOWED = Kind("METHOD_NOT_ALLOWED", 405, "该地址不支持此请求方法", "This path does not take this method")
+NO_UPGRADE = Kind("UPGRADE_REQUIRED", 426, "该地址只接受 WebSocket", "This path is a WebSocket")
 SLOW_CLIENT = Kind("REQUEST_TIMEOUT", 408, "请求发送超时", "The request did not arrive in time")
 TOO_LARGE = Kind("TOO_LARGE", 413)
 UNSUPPORTED_MEDIA = Kind("UNSUPPORTED_MEDIA_TYPE", 415)
@@ -199,7 +201,7 @@ def from_grpc(error: grpc.RpcError) -> AIProxyError:
         status=code,
         reason=fault.reason if fault is not None else code.name,
         retry_seconds=fault.retry_seconds if fault is not None else None,
-        fields=fault.violations if fault is not None else (),
+        fields=[(_camel(field), what) for field, what in fault.violations] if fault is not None else (),
         retryable=kind.waiting_helps and not final,
     )
     return _caused(translated, error)
@@ -213,6 +215,13 @@ def _details(error: grpc.aio.AioRpcError) -> Fault | None:
         return Fault.from_status(encoded)
     except DecodeError:
         return None
+
+
+def _camel(field: str) -> str:
+    """A field as the caller's side calls it: `options.max_tokens` is `options.maxTokens`. Keys of maps stay as they are."""
+    if field.partition(".")[0] in ("parameters", "context", "metadata"):
+        return field
+    return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), field)
 
 
 def _caused(error: AIProxyError, cause: BaseException) -> AIProxyError:

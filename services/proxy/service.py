@@ -161,7 +161,7 @@ class AIProxyService:
 
     @staticmethod
     def _agent_call(route: Route[ai.AgentRequest, Any], request: AgentRequest, who: Who, how: How) -> Logical:
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         seconds = request.options.timeout_seconds
         timeout = seconds + AGENT_GRACE_SECONDS if seconds else None
         message = convert.agent_request(request, who, request_id)
@@ -246,7 +246,7 @@ class AIProxyService:
 
     async def rag_search(self, request: SearchRequest, who: Who, **how: Unpack[How]) -> SearchResponse:
         """Find the parts of the user's documents that fit a query best."""
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         reply = await self._ask(routes.SEARCH, convert.search_request(request, who, request_id), who, request_id, how)
         if reply.status.code:
             raise failure(RAG_FAILED, reply.status.message, request_id=request_id)
@@ -258,7 +258,7 @@ class AIProxyService:
         Raises:
             AIProxyError: also if the answer says that it was not stored.
         """
-        who, request_id = who.with_project(request.user_id, request.project_id), _id(how)
+        who, request_id = who.somebody().with_project(request.user_id, request.project_id), _id(how)
         reply = await self._ask(routes.INDEX_DOCUMENT, convert.index_request(request, who), who, request_id, how)
         response = convert.index_response(reply, request_id)
         if not response.success:
@@ -269,14 +269,14 @@ class AIProxyService:
         self, requests: Sequence[IndexRequest], who: Who, **how: Unpack[How]
     ) -> BatchIndexResponse:
         """Store many documents. One bad document does not fail the others."""
-        messages = [convert.index_request(r, who.with_project(r.user_id, r.project_id)) for r in requests]
+        messages = [convert.index_request(r, who.somebody().with_project(r.user_id, r.project_id)) for r in requests]
         call = Logical(routes.BATCH_INDEX, None, who, _id(how), None, how.get("deadline"))
         return convert.batch_response(await self._calling.send(call, messages), call.request_id)
 
     async def rag_delete(self, document_id: str, who: Who, **how: Unpack[How]) -> DeleteResponse:
         """Remove a document. One that is not there is `success: false`."""
         request_id = _id(how)
-        message = rag.DeleteRequest(document_id=document_id, user_id=who.user_id)
+        message = rag.DeleteRequest(document_id=document_id, user_id=who.somebody().user_id)
         reply = await self._ask(routes.DELETE_DOCUMENT, message, who, request_id, how)
         return convert.delete_response(reply, request_id)
 

@@ -42,12 +42,26 @@ class Who:
             found.append((PROJECT_KEY, quote(self.project_id, safe="")))
         return tuple(found)
 
+    def somebody(self) -> Who:
+        """Check that it is known who calls.
+
+        Raises:
+            Invalid: it is not.
+        """
+        if not self.user_id:
+            what = "is required: say who calls with a token, a ticket or X-User-Id"
+            raise Invalid(("userId", what), chinese="userId：必填，请用令牌、票据或 X-User-Id 说明调用者")
+        return self
+
     def with_project(self, user_id: str, project_id: str) -> Who:
         """Check what a body says against it, and take its project.
 
         Raises:
             Invalid: the body names somebody else.
         """
+        if user_id and not self.user_id:
+            what = "does not say who calls; that takes a token, a ticket or X-User-Id"
+            raise Invalid(("userId", what), chinese="userId：不能说明调用者，请用令牌、票据或 X-User-Id")
         if user_id and user_id != self.user_id:
             what = "differs from who calls; leave it out, or call as that user"
             raise Invalid(("userId", what), chinese="userId：与调用者不同，请省略或以该用户身份调用")

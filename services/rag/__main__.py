@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from functools import partial
 
@@ -14,6 +15,8 @@ from qingyu_ai.process import run, worker_process
 from qingyu_ai.settings import Settings
 from services.llm.meters import Meters
 
+from .beside import SWITCH_SECONDS
+from .meters import show
 from .opening import open_database
 from .upkeep import keep_up, watch
 from .wiring import Models, wire
@@ -21,10 +24,12 @@ from .wiring import Models, wire
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run a retrieval worker until `stop` is set."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     models = Models(settings.rag, Meters())
     database = await open_database(settings, stop)
     if database is None:
         return
+    show(database)
     wired = wire(database, models, settings.rag)
     upkeep: list[asyncio.Task[None]] = []
     publishers: list[Publisher] = []

@@ -12,13 +12,14 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.errors import Expired, Invalid
 from qingyu_ai.settings import Rag, Settings, SettingsError
 
-from .faults import Collided, translated
+from .faults import Collided, DatabaseDown, translated
+from .room import Room
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +96,13 @@ class Database:
             open=False,
             name="rag",
         )
+        # One connection is nobody's: `watch` looks at the database by it, however many calls there are.
+        self.room = Room(own.connections - 1, own.waiting)
+        self.writers = Room(min(own.writers, own.connections - 1), own.waiting)
+        """Of those, the ones that write."""
 
     def __repr__(self) -> str:
-        stats = self._pool.get_stats()
-        size, free = stats.get("pool_size", 0), stats.get("pool_available", 0)
-        return f"<Database {size - free} of at most {self._own.connections} connections in use>"
+        return f"<Database {self.room!r}, writers {self.writers!r}>"
 
     async def open(self) -> None:
         """Start the pool. It does not wait for the database."""
@@ -114,16 +117,27 @@ class Database:
         """Run a transaction that sees what one user has, and nothing else.
 
         Args:
-            deadline: no statement goes on after it.
+            deadline: it waits for a connection until then, and no statement goes on after it.
             snapshot: read only, and every statement sees the same moment.
 
         Raises:
             Invalid: there is no user.
             DatabaseDown, DatabaseFull, Expired, Collided: see `faults`.
+            Overloaded: too many calls wait for a connection.
         """
         if not user or "\0" in user:
             raise Invalid(("user_id", "is required"))
         async with self._transaction(user, deadline, snapshot=snapshot) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self, user: str, deadline: Deadline) -> AsyncIterator[Connection]:
+        """Run a transaction of one user that stores much. Few do so at once, so that searches find a connection.
+
+        Raises:
+            As `tenant`.
+        """
+        async with self.writers.turn(deadline), self.tenant(user, deadline) as connection:
             yield connection
 
     @asynccontextmanager
@@ -134,23 +148,36 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, user: str, deadline: Deadline, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+        async with self.room.turn(deadline), self._connection(deadline) as connection:
+            limit = min(deadline.remaining, self._own.longest_query_seconds)
+            if snapshot:
+                await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+                await connection.set_read_only(True)
+            try:
+                async with connection.transaction():
+                    await connection.execute(_SET, (user, f"{max(1, int(limit * 1000))}ms"))
+                    yield connection
+            finally:
+                if snapshot and not connection.closed:
+                    await connection.set_isolation_level(None)
+                    await connection.set_read_only(None)
+
+    @asynccontextmanager
+    async def _connection(self, deadline: Deadline) -> AsyncIterator[Connection]:
+        """Take a connection from the pool. Whoever has a turn in the room finds one there, unless the database is away: then no
+        turn is worth waiting for."""
         remaining = deadline.remaining
         if remaining <= 0:
             raise Expired
-        limit = min(remaining, self._own.longest_query_seconds)
         with translated():
-            async with self._pool.connection(timeout=min(remaining, self._own.connect_seconds)) as connection:
-                if snapshot:
-                    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-                    await connection.set_read_only(True)
-                try:
-                    async with connection.transaction():
-                        await connection.execute(_SET, (user, f"{max(1, int(limit * 1000))}ms"))
-                        yield connection
-                finally:
-                    if snapshot and not connection.closed:
-                        await connection.set_isolation_level(None)
-                        await connection.set_read_only(None)
+            try:
+                async with self._pool.connection(timeout=min(remaining, self._own.connect_seconds)) as connection:
+                    yield connection
+            except PoolTimeout:
+                if remaining > self._own.connect_seconds:
+                    self.room.dismiss(DatabaseDown)
+                    self.writers.dismiss(DatabaseDown)
+                raise
 
     async def repeated(self, work: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         """Do a transaction again when it collided with another one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
@@ -15,6 +14,7 @@ from qingyu_ai.bus.errors import Code, Fault
 from qingyu_ai.settings import Embedding
 from services.llm import vectors as llm
 
+from .beside import Beside
 from .lexical import LexicalEmbedding
 from .ranking import MODEL_WEIGHT
 from .stored import Model, Vector
@@ -70,8 +70,9 @@ class LexicalVectors:
 
     weight = 0.0
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, beside: Beside | None = None) -> None:
         self._made = LexicalEmbedding(dimension)
+        self._beside = beside or Beside()
         self.model = Model(self._made.name, dimension)
 
     def __repr__(self) -> str:
@@ -81,7 +82,7 @@ class LexicalVectors:
         """Embed texts, in their order: float[len(texts), dimension]."""
         if len(texts) == 1 and len(texts[0]) < 1000:
             return self._made.embed(texts)  # a query: a thread costs more
-        return await asyncio.to_thread(self._made.embed, texts)
+        return await self._beside.do(self._made.embed, texts)
 
     async def background(self, deadline: Deadline) -> float:
         """See `ModelVectors.background`. 1: such a cosine says nothing that words do not."""

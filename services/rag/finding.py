@@ -20,9 +20,9 @@ from .embedding import Vectors
 from .faults import Collided
 from .ranking import FULL_TEXT_WEIGHT, by_document, coverage, descending, fuse, relevance, similarity
 from .rerank import CANDIDATES, rerank
-from .searching import ByWords, Near, Reader, Scope, Shown, View, by_rarity
-from .store import Standing, Store
-from .stored import LONGEST_TERM, PieceKey, Vector
+from .searching import ByWords, Near, Reader, Scope, Shown, View, by_rarity, query_weights
+from .store import Standing
+from .stored import PieceKey, Vector
 from .terms import query_terms
 
 log = structlog.get_logger(__name__)
@@ -56,6 +56,8 @@ class Query:
     hybrid: bool = False
     rerank: bool = False
     min_score: float = 0.0
+    at_most: int = 0
+    """Results that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Found:
     """The query's terms, each with what it tells."""
     notes: Sequence[str] = ()
     """What was left out, for the caller."""
+    total: int = 0
+    """Pieces that there are, also beyond those that were ranked (docs/retrieval.md, "How many there are")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,10 @@ class _Candidates:
     """By piece: how near in meaning it is, 0 to 1."""
     words: Mapping[PieceKey, float]
     """By piece: BM25."""
-    sizes: Mapping[int, int]
     shown: Mapping[PieceKey, Shown]
     weights: Mapping[str, float]
+    total: int
+    """Pieces, without a look at those that were not ranked."""
 
 
 class Finder:
@@ -94,13 +99,11 @@ class Finder:
 
     def __init__(
         self,
-        store: Store,
         reader: Reader,
         embedders: Mapping[str, Vectors],
         own: Rag,
         reranker: Reranker | None = None,
     ) -> None:
-        self._store = store
         self._reader = reader
         self._embedders = embedders
         self._own = own
@@ -130,28 +133,23 @@ class Finder:
         good = [(key, score) for key, score in scored if score >= query.min_score]
         scores = descending([score for _, score in good])
         pieces = [(candidates.shown[key], score) for (key, _), score in zip(good, scores, strict=True)]
-        return Found(pieces, candidates.weights, notes)
+        return Found(pieces, candidates.weights, notes, max(len(pieces), candidates.total))
 
     async def _candidates(self, user: str, query: Query, deadline: Deadline, notes: list[str]) -> _Candidates | None:
-        """The query is embedded before the view is opened, which holds a connection; if the user was switched to another model
-        meanwhile, it is done again."""
+        """A view holds a connection, so no model is asked for the query's vector meanwhile; if the user was switched to another
+        model before the next view was opened, it is done again."""
+        vector, background, asked = None, 1.0, ""
         for _ in range(SWITCHES):
-            standing = await self._store.standing(user, query.scope.project_id, deadline, query.scope.projects)
-            if standing.serving is None:
-                return None
-            embedder = self._embedders.get(standing.serving)
-            weight = embedder.weight if embedder is not None else 1.0
-            vector, background = None, 1.0
-            if weight or not query.hybrid:
-                vector, background = await self._vector(query, standing, deadline, notes)
             async with self._reader.view(user, query.scope, deadline) as view:
-                if await view.serving() != standing.serving:
-                    notes.clear()
-                    continue
-                near: list[Near] = []
-                if embedder is not None and vector is not None:
-                    near = await view.by_vector(embedder.model, vector, self._own.candidates)
-                return await self._gathered(view, query, standing, near, weight, background)
+                standing = await view.standing()
+                if standing.serving is None:
+                    return None
+                embedder = self._embedders.get(standing.serving)
+                if asked == standing.serving or (query.hybrid and embedder is not None and not embedder.weight):
+                    return await self._gathered(view, query, standing, vector, background)
+            asked = standing.serving
+            notes.clear()
+            vector, background = await self._vector(query, standing, deadline, notes)
         raise Collided
 
     async def _vector(
@@ -174,29 +172,33 @@ class Finder:
             return None, 1.0
 
     async def _gathered(
-        self, view: View, query: Query, standing: Standing, near: Sequence[Near], weight: float, background: float
+        self, view: View, query: Query, standing: Standing, vector: Vector | None, background: float
     ) -> _Candidates:
-        terms = [term[:LONGEST_TERM] for term in query_terms(query.text, standing.names)]
-        worded: ByWords | None = await view.by_words(terms, self._own.candidates) if query.hybrid else None
+        limit = max(self._own.candidates, query.at_most)
+        embedder = self._embedders.get(standing.serving or "")
+        near: list[Near] = []
+        if embedder is not None and vector is not None:
+            near = await view.by_vector(embedder.model, vector, limit)
+        terms = query_terms(query.text, standing.names)
+        worded: ByWords | None = await view.by_words(terms, limit, query.min_score) if query.hybrid else None
         statistics = worded.statistics if worded is not None else await view.statistics(terms)
-        counted = by_rarity(statistics)
-        weights = statistics.weights(dict.fromkeys([*(t for t in terms if t not in statistics.df), *counted]))
         words = {one.key: one.score for one in worded.pieces} if worded is not None else {}
         cosines = {one.key: max(0.0, one.similarity) for one in near}
-        sizes = await view.sizes({key.document for key in (*words, *cosines)})
-        by_words, by_meaning = (_in_order(scores, sizes) for scores in (words, cosines))
+        shown = {one.key: one for one in await view.show(list(dict.fromkeys((*words, *cosines))))}
+        by_words, by_meaning = (_in_order(scores, shown) for scores in (words, cosines))
         keys = by_meaning
         if worded is not None and not near:
             keys = by_words
-        elif worded is not None:
-            keys = fuse([(FULL_TEXT_WEIGHT, by_words), (weight, by_meaning)], _document)
-        keys = keys[: self._own.candidates]
+        elif worded is not None and embedder is not None:
+            keys = fuse([(FULL_TEXT_WEIGHT, by_words), (embedder.weight, by_meaning)], _document)
+        keys = keys[:limit]
         held = {one.key: one.times for one in worded.pieces} if worded is not None else {}
-        held = {**held, **await view.held([key for key in keys if key not in held], counted)}
+        held = {**held, **await view.held([key for key in keys if key not in held], by_rarity(statistics))}
+        weights = query_weights(terms, statistics)
         covered = {key: coverage(weights, held[key]) for key in keys}
         similar = {key: similarity(value, background) for key, value in cosines.items()}
-        shown = {one.key: one for one in await view.show(keys)}
-        return _Candidates(keys, covered, similar, words, sizes, shown, weights)
+        total = statistics.pieces if near and not query.min_score else worded.total if worded is not None else 0
+        return _Candidates(keys, covered, similar, words, shown, weights, total)
 
     async def _reranked(
         self, query: str, candidates: _Candidates, deadline: Deadline, notes: list[str]
@@ -205,7 +207,7 @@ class Finder:
         texts = [candidates.shown[key].text for key in first]
         if self._reranker is None:
             scores = rerank(texts, [candidates.words.get(key, 0.0) for key in first], candidates.weights)
-            return _in_order(dict(zip(first, scores, strict=True)), candidates.sizes) + rest
+            return _in_order(dict(zip(first, scores, strict=True)), candidates.shown) + rest
         try:
             scores = await self._reranker.scores(query, texts, deadline)
         except Expired:
@@ -222,5 +224,6 @@ def _document(key: PieceKey) -> int:
     return key.document
 
 
-def _in_order(scores: Mapping[PieceKey, float], sizes: Mapping[int, int]) -> list[PieceKey]:
+def _in_order(scores: Mapping[PieceKey, float], shown: Mapping[PieceKey, Shown]) -> list[PieceKey]:
+    sizes = {key.document: one.pieces for key, one in shown.items()}
     return by_document(scores, _document, lambda document: sizes.get(document, 1))

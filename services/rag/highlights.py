@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
-from services.llm.graphemes import graphemes
+from services.llm.graphemes import graphemes, is_plain
 
 from .terms import fold
 
@@ -29,6 +30,10 @@ CONTEXT = 20
 _BREAK = re.compile(r"[。！？!?；;\n]+[”’」』）)\"]*")
 
 
+_fold = lru_cache(maxsize=8192)(fold)
+"""Of single characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Match:
     start: int
@@ -46,7 +51,7 @@ def highlights(text: str, weights: Mapping[str, float], most: int = MOST) -> lis
         weights: the query's terms and what each tells (`ranking.Statistics.weights`).
         most: how many at most.
     """
-    matches = _matches(_Folded(text), weights)
+    matches = _matches(Folded(text), weights)
     chosen: list[list[_Match]] = []
     left = matches
     while left and len(chosen) < most:
@@ -56,24 +61,32 @@ def highlights(text: str, weights: Mapping[str, float], most: int = MOST) -> lis
     return [_marked(text, start, end, matches) for start, end in _joined(text, chosen)]
 
 
-class _Folded:
+class Folded:
     """A text as terms see it, and where each of its characters stands in the text."""
 
     def __init__(self, text: str) -> None:
+        self.starts: Sequence[int] = range(len(text))
+        self.ends: Sequence[int] = range(1, len(text) + 1)
+        self.text = fold(text)
+        # Nothing in a plain text joins what stands beside it, so as many characters are the same ones.
+        if not is_plain(text) or len(self.text) != len(text):
+            self._one_by_one(text)
+
+    def _one_by_one(self, text: str) -> None:
         folded: list[str] = []
-        self.starts: list[int] = []
-        self.ends: list[int] = []
+        starts: list[int] = []
+        ends: list[int] = []
         at = 0
         for one in graphemes(text):
-            changed = fold(one)
+            changed = _fold(one)
             folded.append(changed)
-            self.starts += [at] * len(changed)
-            self.ends += [at + len(one)] * len(changed)
+            starts += [at] * len(changed)
+            ends += [at + len(one)] * len(changed)
             at += len(one)
-        self.text = "".join(folded)
+        self.text, self.starts, self.ends = "".join(folded), starts, ends
 
 
-def _matches(folded: _Folded, weights: Mapping[str, float]) -> list[_Match]:
+def _matches(folded: Folded, weights: Mapping[str, float]) -> list[_Match]:
     """Where terms stand; what overlaps or touches is one."""
     places = sorted(_places(folded.text, [term for term in weights if len(term) > 1]))
     places = places or sorted(_places(folded.text, weights))
@@ -111,7 +124,9 @@ def _weight(group: list[_Match], weights: Mapping[str, float]) -> float:
 
 def _joined(text: str, chosen: list[list[_Match]]) -> list[tuple[int, int]]:
     """Where each group and what is around it stands, in the order of the groups; what overlaps is one, as good as the better."""
-    borders = [0, *accumulate(len(one) for one in graphemes(text))]
+    borders: Sequence[int] = range(len(text) + 1)
+    if not is_plain(text):
+        borders = [0, *accumulate(len(one) for one in graphemes(text))]
     ranked = sorted((*_around(text, borders, group), rank) for rank, group in enumerate(chosen))
     merged: list[tuple[int, int, int]] = []
     for start, end, rank in ranked:
@@ -123,7 +138,7 @@ def _joined(text: str, chosen: list[list[_Match]]) -> list[tuple[int, int]]:
     return [(start, end) for start, end, _ in sorted(merged, key=lambda one: one[2])]
 
 
-def _around(text: str, borders: list[int], group: list[_Match]) -> tuple[int, int]:
+def _around(text: str, borders: Sequence[int], group: list[_Match]) -> tuple[int, int]:
     """A highlight's start and end: the sentence's, or `CONTEXT` characters from the first and the last match."""
     first, last = group[0].start, group[-1].end
     i = max(0, bisect_left(borders, first) - CONTEXT)

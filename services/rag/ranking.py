@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log
 from typing import TypeVar
 
@@ -41,6 +42,11 @@ MODEL_WEIGHT = 1.0
 """Of vectors from a model, as in the paper. Not measured here: no model is."""
 
 
+@lru_cache(maxsize=4096)  # of one search a few dozen, each asked for by every candidate
+def _idf(pieces: int, df: int) -> float:
+    return log(1 + (pieces - df + 0.5) / (df + 0.5))
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What BM25 must know of all pieces that are searched: those of one user and project."""
@@ -53,8 +59,7 @@ class Statistics:
 
     def idf(self, term: str) -> float:
         """How much a term tells: ln(1 + (N - df + 0.5) / (df + 0.5)), never negative."""
-        df = self.df.get(term, 0)
-        return log(1 + (self.pieces - df + 0.5) / (df + 0.5))
+        return _idf(self.pieces, self.df.get(term, 0))
 
     def weights(self, terms: Iterable[str]) -> dict[str, float]:
         """The terms of a query, each with what it tells."""

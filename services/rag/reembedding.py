@@ -2,6 +2,9 @@
 
 Searching goes on with the old vectors until a user's pieces all have a new one; then, in one transaction, that user is switched
 over and the old ones go. New documents meanwhile get vectors of both, where the old model can still be asked.
+
+In a roll-out workers with old and with new settings run side by side. Then only those whose model was named last do it
+(`rag.want`, migration 0003).
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ BATCH = 64
 
 LEASE_SECONDS = 120.0
 """How long one worker has a user to itself for a batch; after that it is given up for lost."""
+
+WANTED_SECONDS = 2 * LEASE_SECONDS
+"""For how long a model counts as named by the settings after a worker with it was heard of for the last time."""
 
 EVERY_SECONDS = 10.0
 """Between two looks for something to do."""
@@ -79,6 +85,7 @@ class Reembedding:
         model = self._embedder.model
         query = "SELECT rag.tenants_to_embed(%s, %s)"
         async with self._database.nobody(Deadline.after(LEASE_SECONDS)) as connection:
+            await connection.execute("SELECT rag.want(%s, %s)", (model.key, WANTED_SECONDS))
             rows = await (await connection.execute(query, (model.key, USERS))).fetchall()
         done = 0
         for (user,) in rows:
@@ -96,6 +103,7 @@ class Reembedding:
         while True:
             deadline = Deadline.after(LEASE_SECONDS)
             async with self._database.tenant(user, deadline) as connection:
+                await connection.execute("SELECT rag.want(%s, %s)", (model.key, WANTED_SECONDS))
                 leased = await _lease(connection, user, model, leased)
                 if leased is None:
                     return False
@@ -131,7 +139,7 @@ class Reembedding:
             "pieces": [one.piece for one in missing],
             "vectors": [unit(vectors[one.hash], model.dimension) for one in missing],
         }
-        async with self._database.tenant(user, deadline) as connection:
+        async with self._database.writing(user, deadline) as connection:
             await connection.execute(query, facts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ class Rows:
     """A document's rows by column, made before the transaction: there is nothing to compute while rows are locked."""
 
     pieces: dict[str, list[Any]]
-    postings: dict[str, list[Any]]
+    postings: dict[str, str]
+    """A document has thousands: psycopg would look at each of them for what must be quoted."""
     vectors: dict[str, list[Any]]
     terms: int
 
@@ -49,10 +50,20 @@ class Rows:
                 "terms": lengths,
                 "hashes": [piece.hash for piece in pieces],
             },
-            dict(zip(("terms", "numbers", "times", "lengths"), _columns(postings, 4), strict=True)),
+            {
+                "terms": "\n".join([term for term, _, _, _ in postings]),
+                "numbers": _integers(number for _, number, _, _ in postings),
+                "times": _integers(n for _, _, n, _ in postings),
+                "lengths": _integers(length for _, _, _, length in postings),
+            },
             dict(zip(("models", "numbers", "hashes", "vectors"), _columns(made, 4), strict=True)),
             sum(lengths),
         )
+
+
+def _integers(numbers: Iterable[int]) -> str:
+    """Write an array as PostgreSQL reads it."""
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
@@ -84,7 +95,7 @@ async def insert(connection: Connection, user: str, document: Document, rows: Ro
         """
         INSERT INTO rag.postings (user_id, term, document, piece, times, terms)
         SELECT %(user)s, term, %(document)s, piece, times, terms
-        FROM unnest(%(terms)s::text[], %(numbers)s::int[], %(times)s::int[], %(lengths)s::int[])
+        FROM unnest(string_to_array(%(terms)s, chr(10)), %(numbers)s::int[], %(times)s::int[], %(lengths)s::int[])
             AS p (term, piece, times, terms)""",
         {**common, **rows.postings},
     )

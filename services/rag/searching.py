@@ -6,7 +6,7 @@ one added that Lucene has, so that it is never negative) with numbers of the sea
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -21,8 +21,9 @@ from qingyu_ai.tracing import Kind, names
 
 from .database import Connection, Database
 from .faults import check_pairs, check_text, refuse
+from .frequencies import Frequencies
 from .ranking import K1, B, Statistics, bm25
-from .store import LONGEST_ID, serving
+from .store import LONGEST_ID, STANDING, Standing
 from .stored import LONGEST_TERM, Model, PieceKey, Vector, unit
 
 SEARCH = {names.DB_SYSTEM: "postgresql", names.DB_OPERATION: "SELECT", names.DB_SUMMARY: "search rag.pieces"}
@@ -69,11 +70,17 @@ class Scope:
         return " AND ".join(parts)
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal scopes."""
+        open_ = None if self.projects is None else tuple(sorted(set(self.projects)))
+        return self.project_id, open_, tuple(sorted(set(self.content_types))), tuple(sorted(self.filters.items()))
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The parameters."""
         return {
             "project": self.project_id,
-            "projects": list(self.projects or ()),
+            "projects": None if self.projects is None else list(self.projects),
             "kinds": list(self.content_types),
             "filters": Jsonb(dict(self.filters)),
         }
@@ -82,6 +89,12 @@ class Scope:
 def by_rarity(statistics: Statistics) -> list[str]:
     """The terms of the query that are there, the rarest first: those that count, if there are too many."""
     return sorted(statistics.df, key=lambda term: (statistics.df[term], term))[:MOST_TERMS]
+
+
+def query_weights(terms: Sequence[str], statistics: Statistics) -> dict[str, float]:
+    """The terms of a query that count, also those that are nowhere, each with what it tells."""
+    nowhere = (term[:LONGEST_TERM] for term in terms if term[:LONGEST_TERM] not in statistics.df)
+    return statistics.weights(dict.fromkeys([*nowhere, *by_rarity(statistics)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ class ByWords:
 
     pieces: list[Worded]
     total: int
-    """Pieces that hold one of the words that were looked for."""
+    """Pieces that hold one of the words that were looked up; of a share, those that hold so much by these words alone."""
     statistics: Statistics
 
 
@@ -128,6 +141,8 @@ class Shown:
     start: int
     end: int
     text: str
+    pieces: int
+    """That its document has."""
 
 
 class Reader:
@@ -140,6 +155,7 @@ class Reader:
     def __init__(self, database: Database, own: Rag) -> None:
         self._database = database
         self._own = own
+        self._frequencies = Frequencies()
 
     @asynccontextmanager
     async def view(self, user: str, scope: Scope, deadline: Deadline) -> AsyncIterator[View]:
@@ -152,28 +168,33 @@ class Reader:
         scope.check(self._own)
         with tracing.span("search rag.pieces", Kind.CLIENT, SEARCH):
             async with self._database.tenant(user, deadline, snapshot=True) as connection:
-                yield View(connection, user, scope, self._own.candidate_postings)
+                yield View(connection, user, scope, self._own.candidate_postings, self._frequencies)
 
 
 class View:
     """See `Reader.view`."""
 
-    def __init__(self, connection: Connection, user: str, scope: Scope, budget: int) -> None:
+    def __init__(self, connection: Connection, user: str, scope: Scope, budget: int, frequencies: Frequencies) -> None:
         self._connection = connection
         self._scope = scope
         self._budget = budget
+        self._frequencies = frequencies
         self._facts = {"user": user, **scope.facts}
 
-    async def serving(self) -> str | None:
-        """The key of the model whose vectors are searched; None: the user has no documents."""
-        return await serving(self._connection, self._facts["user"])
+    async def standing(self) -> Standing:
+        """Whose vectors are searched, and the dictionary."""
+        row = (await self._rows(STANDING, {}))[0]
+        return Standing(row[0], tuple(row[1]))
 
-    async def by_words(self, terms: Sequence[str], limit: int) -> ByWords:
+    async def by_words(self, terms: Sequence[str], limit: int, share: float = 0.0) -> ByWords:
         """Find the pieces that hold words of the query, ranked.
 
         The rarest terms are looked up, as many as have `candidate_postings` occurrences together, at least one: they decide the
         ranking, and a word that is in every second piece costs as much as all others. The best of what they find are then
         ranked by all terms.
+
+        Args:
+            share: of the query, that a piece must hold of the words that are looked up to be counted (`ByWords.total`).
         """
         statistics = await self.statistics(terms)
         rarest = by_rarity(statistics)
@@ -181,8 +202,12 @@ class View:
             return ByWords([], 0, statistics)
         upto = accumulate(statistics.df[term] for term in rarest)
         rare = [term for n, (term, sum_) in enumerate(zip(rarest, upto, strict=True)) if not n or sum_ <= self._budget]
-        keys, total = await self._best(rare, statistics, limit)
-        return ByWords(await self._ranked(keys, rarest, statistics), total, statistics)
+        enough = share * sum(query_weights(terms, statistics).values())
+        times, lengths, total = await self._best(rare, statistics, limit, enough)
+        for key, also in (await self.held(list(times), [term for term in rarest if term not in set(rare)])).items():
+            times[key].update(also)
+        found = [Worded(key, bm25(held, lengths[key], statistics), lengths[key], held) for key, held in times.items()]
+        return ByWords(sorted(found, key=lambda one: (-one.score, one.key)), total, statistics)
 
     async def by_vector(self, model: Model, vector: Vector, limit: int) -> list[Near]:
         """Find the pieces whose vectors are nearest, the nearest first, by looking at all of the scope: nothing is missed."""
@@ -198,7 +223,8 @@ class View:
     async def show(self, keys: Sequence[PieceKey]) -> list[Shown]:
         """Read pieces, in this order."""
         query = """
-            SELECT p.document, p.piece, d.document_id, d.project_id, d.content_type, d.metadata, p."start", p."end", p.content
+            SELECT p.document, p.piece, d.document_id, d.project_id, d.content_type, d.metadata, p."start", p."end",
+                p.content, d.pieces
             FROM unnest(%(documents)s::bigint[], %(pieces)s::int[]) AS k (document, piece)
             JOIN rag.pieces p ON p.user_id = %(user)s AND p.document = k.document AND p.piece = k.piece
             JOIN rag.documents d ON d.user_id = %(user)s AND d.document = k.document"""
@@ -206,15 +232,21 @@ class View:
         found = {PieceKey(row[0], row[1]): row[2:] for row in await self._rows(query, facts)}
         return [Shown(key, *found[key]) for key in keys if key in found]
 
-    async def sizes(self, documents: Collection[int]) -> dict[int, int]:
-        """How many pieces each of these documents has."""
-        query = "SELECT d.document, d.pieces FROM rag.documents d WHERE d.user_id = %(user)s AND d.document = ANY(%(documents)s)"
-        return dict(await self._rows(query, {"documents": list(documents)}))
-
     async def held(self, keys: Sequence[PieceKey], terms: Sequence[str]) -> dict[PieceKey, dict[str, int]]:
         """How often each of these pieces has each of these terms."""
         times: dict[PieceKey, dict[str, int]] = {key: {} for key in keys}
-        for document, piece, term, n, _ in await self._occurrences(keys, terms):
+        # OFFSET 0: one look into the index for a piece. PostgreSQL expects few rows of a term, and would read all there are.
+        query = """
+            SELECT k.document, k.piece, p.term, p.times
+            FROM unnest(%(documents)s::bigint[], %(pieces)s::int[]) AS k (document, piece), LATERAL (
+                SELECT p.term, p.times FROM rag.postings p WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s)
+                AND p.document = k.document AND p.piece = k.piece OFFSET 0) p"""
+        facts = {
+            "documents": [key.document for key in keys],
+            "pieces": [key.piece for key in keys],
+            "terms": list(terms),
+        }
+        for document, piece, term, n in await self._rows(query, facts) if keys and terms else ():
             times[PieceKey(document, piece)][term] = n
         return times
 
@@ -222,18 +254,42 @@ class View:
         """Count what ranking must know of the searched scope, for these terms."""
         wanted = list(dict.fromkeys(term[:LONGEST_TERM] for term in terms if term))
         size = f"SELECT sum(d.pieces), sum(d.terms) FROM rag.documents d WHERE {self._scope.where}"
-        pieces, length = (await self._rows(size, {}))[0]
-        scope, joined = self._within("p")
-        counts = f"""
-            {scope} SELECT p.term, count(*) FROM rag.postings p {joined}
-            WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s) GROUP BY p.term"""
-        df = dict(await self._rows(counts, {"terms": wanted})) if pieces and wanted else {}
-        return Statistics(int(pieces or 0), float(length or 0) / float(pieces or 1), df)
+        counted, length = (await self._rows(size, {}))[0]
+        if not counted:
+            return Statistics(0, 0.0, {})
+        pieces, scope = int(counted), (self._facts["user"], *self._scope.key)
+        known = self._frequencies.known(scope, pieces, wanted)
+        new = await self._counted([term for term in wanted if term not in known])
+        self._frequencies.learn(scope, pieces, new)
+        return Statistics(pieces, float(length) / pieces, known | new)
 
-    async def _best(self, terms: Sequence[str], statistics: Statistics, limit: int) -> tuple[list[PieceKey], int]:
+    async def _counted(self, terms: Sequence[str]) -> dict[str, int]:
+        """In how many pieces of the scope each of these terms is."""
         scope, joined = self._within("p")
         query = f"""
-            {scope} SELECT p.document, p.piece, count(*) OVER (),
+            {scope} SELECT p.term, count(*) FROM rag.postings p {joined}
+            WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s) GROUP BY p.term"""
+        if not scope:  # a look into the index for each term, which needs no table of them
+            query = """
+                SELECT t.term, c.n FROM unnest(%(terms)s::text[]) AS t (term), LATERAL (SELECT count(*) AS n
+                    FROM rag.postings p WHERE p.user_id = %(user)s AND p.term = t.term COLLATE "C") c WHERE c.n > 0"""
+        return dict(await self._rows(query, {"terms": list(terms)})) if terms else {}
+
+    async def _best(
+        self, terms: Sequence[str], statistics: Statistics, limit: int, enough: float
+    ) -> tuple[dict[PieceKey, dict[str, int]], dict[PieceKey, int], int]:
+        """The best pieces by these terms alone.
+
+        Args:
+            enough: what the terms of a piece must weigh together for it to be counted.
+
+        Returns:
+            How often each has each of them; how many terms it has in all; and how many pieces there are.
+        """
+        scope, joined = self._within("p")
+        query = f"""
+            {scope} SELECT p.document, p.piece, array_agg(p.term), array_agg(p.times), max(p.terms),
+                count(CASE WHEN sum(w.idf) >= %(enough)s::float8 THEN 1 END) OVER (),
                 sum(w.idf * p.times / (p.times + %(k)s::float8 + %(l)s::float8 * p.terms)) AS score
             FROM rag.postings p JOIN unnest(%(terms)s::text[], %(idfs)s::float8[]) AS w (term, idf) ON p.term = w.term
                 {joined}
@@ -245,35 +301,11 @@ class View:
             "k": K1 * (1 - B),
             "l": K1 * B / max(statistics.mean_length, 1.0),
             "limit": limit,
+            "enough": enough * (1 - 1e-9),  # a sum in another order may be a little less
         }
         rows = await self._rows(query, facts)
-        return [PieceKey(row[0], row[1]) for row in rows], rows[0][2] if rows else 0
-
-    async def _occurrences(self, keys: Sequence[PieceKey], terms: Sequence[str]) -> list[Any]:
-        query = """
-            SELECT p.document, p.piece, p.term, p.times, p.terms
-            FROM unnest(%(documents)s::bigint[], %(pieces)s::int[]) AS k (document, piece)
-            CROSS JOIN unnest(%(terms)s::text[]) AS t (term)
-            JOIN rag.postings p ON p.user_id = %(user)s AND p.term = t.term COLLATE "C" AND p.document = k.document
-                AND p.piece = k.piece"""
-        facts = {
-            "documents": [key.document for key in keys],
-            "pieces": [key.piece for key in keys],
-            "terms": list(terms),
-        }
-        return await self._rows(query, facts) if keys and terms else []
-
-    async def _ranked(self, keys: Sequence[PieceKey], terms: Sequence[str], statistics: Statistics) -> list[Worded]:
-        times: dict[PieceKey, dict[str, int]] = {key: {} for key in keys}
-        lengths: dict[PieceKey, int] = {}
-        for document, piece, term, n, length in await self._occurrences(keys, terms):
-            key = PieceKey(document, piece)
-            times[key][term], lengths[key] = n, length
-        found = [
-            Worded(key, bm25(times[key], lengths.get(key, 0), statistics), lengths.get(key, 0), times[key])
-            for key in keys
-        ]
-        return sorted(found, key=lambda one: (-one.score, one.key))
+        times = {PieceKey(row[0], row[1]): dict(zip(row[2], row[3], strict=True)) for row in rows}
+        return times, {PieceKey(row[0], row[1]): row[4] for row in rows}, rows[0][5] if rows else 0
 
     def _within(self, table: str) -> tuple[str, str]:
         """What begins a query and what joins its table, so that what is not in the scope is left out; nothing where nothing is.

@@ -13,6 +13,7 @@ from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.events import documents
 from qingyu_ai.settings import Rag
 
+from .beside import Beside
 from .embedding import Vectors
 from .faults import check_text, refuse
 from .finding import Finder, Found, Query
@@ -26,6 +27,8 @@ from .terms import MOST_NAMES, names_of, terms
 LONGEST_QUERY = 10_000
 """Characters; as the edge has it."""
 
+PAGE = 50
+"""Results of a search that are made in the loop."""
 
 TakeApart = Callable[[str, Sequence[str], Rag], list[Piece]]
 """A text, the names that it may hold, and the settings to pieces with their terms."""
@@ -37,6 +40,7 @@ class RagService:
     Args:
         embedders: by `Model.key`: the one that everything is to have (`target`), and those that users' vectors may still be of.
         take_apart: another way than `taken_apart`.
+        beside: where texts are taken apart.
         on_stored: told of each user for whom something was stored or removed.
     """
 
@@ -48,6 +52,7 @@ class RagService:
         target: Model,
         own: Rag,
         take_apart: TakeApart | None = None,
+        beside: Beside | None = None,
         on_stored: Callable[[str], None] = lambda user: None,
     ) -> None:
         self._store = store
@@ -56,6 +61,7 @@ class RagService:
         self._target = target
         self._own = own
         self._take_apart = take_apart or taken_apart
+        self._beside = beside or Beside()
         self._on_stored = on_stored
 
     async def index(self, call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
@@ -68,8 +74,7 @@ class RagService:
             raise Denied  # before anything is spent on it
         standing = await self._store.standing(call.user, project, call.deadline)
         names = tuple(dict.fromkeys((*document.names, *standing.names)))[:MOST_NAMES]
-        # A large text takes seconds to split; the loop must go on turning.
-        pieces = await asyncio.to_thread(self._take_apart, request.content, names, self._own)
+        pieces = await self._beside.do(self._take_apart, request.content, names, self._own)
         wanted = dict.fromkeys((self._target.key, standing.serving or self._target.key))
         vectors = {
             self._embedders[key].model: await self._vectors(call, self._embedders[key], pieces)
@@ -108,11 +113,15 @@ class RagService:
         if project and call.projects is not None and project not in call.projects:
             raise Denied
         scope = Scope(project, tuple(request.content_types), dict(options.filters), call.projects)
-        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score)
+        top_k = request.top_k or self._own.top_k
+        query = Query(request.query, scope, options.enable_hybrid, options.enable_rerank, options.min_score, top_k)
         found = await self.finder.find(call.user, query, call.deadline)
+        shown = found.pieces[:top_k]
+        # A thread costs more than what a page of results takes; a thousand take half a second, and the loop must turn.
+        results = _results(shown, found) if len(shown) <= PAGE else await asyncio.to_thread(_results, shown, found)
         return rag.SearchResponse(
-            results=[_result(piece, score, found) for piece, score in found.pieces[: request.top_k or self._own.top_k]],
-            total_count=len(found.pieces),
+            results=results,
+            total_count=found.total,
             duration_ms=int((time.monotonic() - began) * 1000),
             status=common.Status(code=0, message="; ".join(found.notes) or "ok"),
         )
@@ -137,12 +146,15 @@ def taken_apart(text: str, names: Sequence[str], own: Rag) -> list[Piece]:
     ]
 
 
-def _result(shown: Shown, score: float, found: Found) -> rag.SearchResult:
-    return rag.SearchResult(
-        document_id=shown.document_id,
-        content=shown.text,
-        score=score,
-        metadata=shown.metadata,
-        content_type=shown.content_type,
-        highlights=highlights(shown.text, found.weights),
-    )
+def _results(pieces: Sequence[tuple[Shown, float]], found: Found) -> list[rag.SearchResult]:
+    return [
+        rag.SearchResult(
+            document_id=shown.document_id,
+            content=shown.text,
+            score=score,
+            metadata=shown.metadata,
+            content_type=shown.content_type,
+            highlights=highlights(shown.text, found.weights),
+        )
+        for shown, score in pieces
+    ]

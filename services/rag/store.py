@@ -15,6 +15,7 @@ from qingyu_ai.bus.handler import Submission
 from qingyu_ai.events.documents import Note
 from qingyu_ai.settings import Rag
 
+from .beside import Beside
 from .database import Connection, Database
 from .faults import Collided, check_pairs, check_text, refuse
 from .rows import Rows, insert
@@ -50,6 +51,14 @@ class Removed:
     """As in `Stored`."""
 
 
+STANDING = f"""
+    SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
+        SELECT DISTINCT name FROM rag.names
+        WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s)
+            AND (%(projects)s::text[] IS NULL OR project_id = ANY(%(projects)s::text[])) ORDER BY name LIMIT {MOST_NAMES})"""
+"""The query for one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What is known of a user."""
@@ -65,11 +74,13 @@ class Store:
 
     Args:
         own: the limits.
+        beside: where rows are made.
     """
 
-    def __init__(self, database: Database, own: Rag) -> None:
+    def __init__(self, database: Database, own: Rag, beside: Beside | None = None) -> None:
         self._database = database
         self._own = own
+        self._beside = beside or Beside()
 
     def check(self, document: Document, text: str) -> None:
         """Refuse what cannot be stored, before anything is spent on it.
@@ -96,16 +107,9 @@ class Store:
             project_id: whose dictionary; empty: that of all projects together.
             projects: the only ones that are open.
         """
-        query = """
-            SELECT (SELECT model FROM rag.tenants WHERE user_id = %(user)s), ARRAY(
-                SELECT DISTINCT name FROM rag.names
-                WHERE user_id = %(user)s AND (%(project)s = '' OR project_id = %(project)s)
-                    AND (%(projects)s::text[] IS NULL OR project_id = ANY(%(projects)s::text[]))
-                ORDER BY name LIMIT %(most)s)"""
-        only = None if projects is None else list(projects)
-        facts = {"user": user, "project": project_id, "projects": only, "most": MOST_NAMES}
+        facts = {"user": user, "project": project_id, "projects": None if projects is None else list(projects)}
         async with self._database.tenant(user, deadline) as connection:
-            row = await (await connection.execute(query, facts)).fetchone()
+            row = await (await connection.execute(STANDING, facts)).fetchone()
         return Standing(row[0], tuple(row[1])) if row else Standing()
 
     async def known(
@@ -156,13 +160,12 @@ class Store:
         )
         if len(pieces) > self._own.document_pieces:
             refuse([("content", f"has {len(pieces)} pieces; the limit is {self._own.document_pieces}")])
-        rows = Rows.of(pieces, vectors)
-
+        rows = await self._beside.do(Rows.of, pieces, vectors)
         if projects is not None and document.project_id not in projects:
             raise Denied
 
         async def once() -> Stored:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 model = await _join(connection, user, target)
                 newest = await _newest(connection, user, document.document_id, submitted, deleted=False)
                 if not await _is_open(connection, user, document.document_id, projects):
@@ -201,7 +204,7 @@ class Store:
         refuse(check_text("document_id", document_id, LONGEST_ID))
 
         async def once() -> Removed:
-            async with self._database.tenant(user, deadline) as connection:
+            async with self._database.writing(user, deadline) as connection:
                 newest = await _newest(connection, user, document_id, submitted, deleted=True)
                 if not await _is_open(connection, user, document_id, projects):
                     raise Denied  # which takes the deletion back
@@ -230,12 +233,6 @@ class Store:
         async with self._database.nobody(deadline) as connection:
             row = await (await connection.execute(query, (older_seconds,))).fetchone()
         return int(row[0]) if row else 0
-
-
-async def serving(connection: Connection, user: str) -> str | None:
-    """The key of the model whose vectors are searched."""
-    row = await (await connection.execute("SELECT model FROM rag.tenants WHERE user_id = %s", (user,))).fetchone()
-    return str(row[0]) if row else None
 
 
 async def _join(connection: Connection, user: str, target: Model) -> str:

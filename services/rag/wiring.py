@@ -11,6 +11,7 @@ from services.llm.meters import Meters
 from services.llm.server import Server
 from services.llm.vectors import Embedder, Reranker
 
+from .beside import Beside
 from .database import Database
 from .embedding import LexicalVectors, ModelVectors, Vectors
 from .finding import Finder
@@ -34,7 +35,9 @@ class Models:
     def __init__(self, own: Rag, meters: Meters) -> None:
         self._curls: Curls | None = None
         self._meters = meters
-        lexical = LexicalVectors(own.lexical_dimension)
+        self.beside = Beside()
+        """The one thread for what takes long."""
+        lexical = LexicalVectors(own.lexical_dimension, self.beside)
         former = self._embedder("former_embedding", own.former_embedding) if own.former_embedding else None
         self.target: Vectors = self._embedder("embedding", own.embedding) if own.embedding else lexical
         self.by_key: dict[str, Vectors] = {one.model.key: one for one in (lexical, former, self.target) if one}
@@ -72,8 +75,10 @@ class Wired:
 
 def wire(database: Database, models: Models, own: Rag) -> Wired:
     """Make the service."""
-    store = Store(database, own)
-    finder = Finder(store, Reader(database, own), models.by_key, own, models.reranker)
+    store = Store(database, own, models.beside)
+    finder = Finder(Reader(database, own), models.by_key, own, models.reranker)
     teller = Teller(database)
-    service = RagService(store, finder, models.by_key, models.target.model, own, on_stored=teller.stored)
+    service = RagService(
+        store, finder, models.by_key, models.target.model, own, beside=models.beside, on_stored=teller.stored
+    )
     return Wired(service, store, Reembedding(database, store, models.target), teller)

@@ -17,7 +17,7 @@ from services.agent.lenient import Unreadable, read
 from services.agent.prompting import repair
 from services.agent.shapes import SHAPES, Shape
 from services.llm.faults import Upstream, UpstreamFault
-from services.llm.model import Delta
+from services.llm.model import LENGTH, Delta
 
 from .malformed import CASES, SAMPLES, Case, answer
 from .scripted import LIBRARY, Box, Lab, ScriptedModel, calls, kinds, request, says, text_of
@@ -119,6 +119,13 @@ async def test_a_failure_in_the_middle_keeps_the_raw_text() -> None:
     assert (chunks[-1].metadata["status"], chunks[-1].metadata["retry_count"]) == ("failed", "1")
 
 
+async def test_a_request_just_below_the_bound_of_tokens_may_be_repaired() -> None:
+    model = ScriptedModel(says("没有 JSON" * 20_000), says(json.dumps(SAMPLES["review"])))
+    manuscript = "雨" * 490_000
+    chunks = await Lab(model).stream(request("review", context={"format": "json", "稿": manuscript}))
+    assert (chunks[-1].metadata["status"], chunks[-1].metadata["repaired"]) == ("completed", "turn")
+
+
 async def test_a_failed_repair_keeps_the_answer_before() -> None:
     refused = UpstreamFault(Upstream.KEY_REFUSED, "scripted")
     model = ScriptedModel(says("没有 JSON"), [refused])
@@ -131,6 +138,15 @@ async def test_a_timeout_keeps_the_raw_text() -> None:
     asked = request("review", context={"format": "json"}, options={"timeout_seconds": 1})
     chunks = await Lab(model).stream(asked)
     assert (text_of(chunks), chunks[-1].metadata["status"]) == ('{"score": 7', "timeout")
+
+
+async def test_a_failure_after_a_cut_at_the_servers_limit_keeps_both_parts() -> None:
+    refused = UpstreamFault(Upstream.KEY_REFUSED, "scripted")
+    model = ScriptedModel(says('{"score": 7', finish=LENGTH), [Delta('0, "verdict": "小'), refused])
+    asked = request("review", context={"format": "json"}, tools=["text_statistics"])
+    chunks = await Lab(model, Box().with_tool("text_statistics")).stream(asked)
+    assert text_of(chunks) == '{"score": 70, "verdict": "小'
+    assert (chunks[-1].metadata["status"], chunks[-1].metadata["reason"]) == ("failed", "MODEL_KEY_REFUSED")
 
 
 async def test_another_format_is_a_text_like_others() -> None:
@@ -153,6 +169,7 @@ def test_the_repair_says_what_is_wrong() -> None:
         ('{"a": "\\ud83d\\ude00\\u4e2d"}…', {"a": "😀中"}),
         ('{"a": "\\ud83d"} ', {"a": "\ufffd"}),
         ('{"a": 007, "b": -0.5}。', {"a": 7, "b": -0.5}),
+        ('{"a": １２, "b": -０.５}', {"a": 12, "b": -0.5}),
         ('{"a": "http://x/y"}// 完', {"a": "http://x/y"}),
         ('{"a": "一"\n "b": "二"}', {"a": "一", "b": "二"}),
         ("｛“甲”：“乙”，“丙”：［1，2］｝", {"甲": "乙", "丙": [1, 2]}),
@@ -165,11 +182,32 @@ def test_lenient_reading(written: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", "没有", "{", '{"a"', '{"a": ', '{"a": "一', "[1, 2", "{" * 100_000, '{"a":' * 10_000, '{"a": NaN}']
+    "written",
+    [
+        "",
+        "没有",
+        "{",
+        '{"a"',
+        '{"a": ',
+        '{"a": "一',
+        "[1, 2",
+        "{" * 100_000,
+        '{"a":' * 10_000,
+        '{"a": NaN}',
+        '{"a": ' + "9" * 5000 + "}",
+    ],
 )
 def test_what_cannot_be_read(written: str) -> None:
     with pytest.raises(Unreadable):
         next(read(written))
+
+
+@pytest.mark.parametrize("blank", [" ", "\t"])
+def test_a_fence_without_an_end_of_its_line_takes_no_longer(blank: str) -> None:
+    began = time.process_time()
+    with pytest.raises(Unreadable):
+        list(read("```" + blank * 60_000))
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("piece", ['"//', '"/*', '", "', "{", '{"a":"', "```\n{", '"，', "[", "\\u12"])
@@ -194,7 +232,7 @@ def test_plain_json_is_read_as_json_reads_it(value: dict[str, Any]) -> None:
     assert next(read(json.dumps(value, ensure_ascii=True) + "\n"))[0] == value
 
 
-@given(st.text(alphabet='{}[]",:“”，：｛｝ \n\\/*ab1中', max_size=60))
+@given(st.text(alphabet='{}[]",:“”，：｛｝ \n\\/*ab1１.-e中', max_size=60))
 def test_nothing_breaks_the_reader(written: str) -> None:
     with contextlib.suppress(Unreadable):
         list(read(written))

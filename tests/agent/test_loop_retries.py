@@ -16,6 +16,7 @@ from .scripted import (
     Answer,
     Lab,
     ScriptedModel,
+    calls,
     kinds,
     request,
     says,
@@ -96,6 +97,14 @@ async def test_a_text_with_tools_that_is_cut_by_the_server_goes_on() -> None:
     assert model.prompts[1].turns[-1].content == "雨停了，"
     assert not model.prompts[1].tools
     assert model.prompts[1].max_tokens == 8192 - 10
+
+
+async def test_thought_that_came_to_nothing_leaves_the_answer_its_length() -> None:
+    nothing = says("", reasoning="想了很久", usage=Usage(100, 8000, estimated=False))
+    model = ScriptedModel(nothing, calls(("text_statistics", {"text": "一"})), says("好。"))
+    answer = await Lab(model, two_tools()).ask(request(tools=["text_statistics"]))
+    assert (answer.status, answer.output, answer.stats.retry_count) == ("completed", "好。", 1)
+    assert [p.max_tokens for p in model.prompts] == [8192, 8192, 8192]
 
 
 @pytest.mark.parametrize(("asked_seconds", "again"), [(0.05, True), (0.2, False)])

@@ -37,6 +37,9 @@ from .scripted import (
         (("text_statistics", "[1, 2]"), Code.INVALID_ARGUMENT, "[1, 2]"),
         (("text_statistics", "夜雨"), Code.INVALID_ARGUMENT, "夜雨"),
         (("text_statistics", '{"text": NaN}'), Code.INVALID_ARGUMENT, "NaN"),
+        # Encoded twice, with half a character.
+        (("text_statistics", json.dumps('{"text": "\ud83d"}')), Code.INVALID_ARGUMENT, "ud83d"),
+        (("text_statistics", json.dumps('["\ud83d"]')), Code.INVALID_ARGUMENT, "ud83d"),
     ],
 )
 async def test_a_wrong_call_goes_back_to_the_model_and_is_recorded_as_failed(
@@ -124,6 +127,17 @@ async def test_a_model_that_wants_five_thousand_calls_at_once_gets_the_first_and
     assistant, *results = model.prompts[1].turns[-33:]
     assert len(assistant.tool_calls) == len(results) == 32
     assert "一次最多 8 个，其余的稍后再试" in results[-1].content
+
+
+async def test_an_id_like_those_that_are_given_here_is_not_given_again() -> None:
+    def like(*ids: str) -> Answer:
+        pieces = [Delta(tool_calls=(ToolCallDelta(i, one, "text_statistics", "{}"),)) for i, one in enumerate(ids)]
+        return [*pieces, Delta(finish="tool_calls", usage=COST, model="scripted")]
+
+    model = ScriptedModel(like("s002c0001", "a"), like("b", "a"), says("好。"))
+    chunks = await Lab(model, two_tools()).stream(request(tools=["text_statistics"]))
+    ids = [c.metadata["call_id"] for c in chunks if c.chunk_type == "tool_start"]
+    assert len(set(ids)) == 4
 
 
 async def test_ids_and_names_are_cut_and_cleaned_and_each_call_keeps_one_of_its_own() -> None:

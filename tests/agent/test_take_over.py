@@ -247,6 +247,22 @@ async def test_json_that_had_been_shown_is_complete_and_json_that_had_not_is_ask
     assert text_of(await Lab(again).stream(asked, new_call())) == chunks[0].delta
 
 
+async def test_json_that_had_been_shown_and_does_not_hold_is_not_shown_again() -> None:
+    asked = request("review", context={"format": "json"})
+    chunks = await Lab(ScriptedModel(says("没有 JSON"))).stream(asked)
+    assert [chunk.delta for chunk in chunks] == ["没有 JSON", ""]
+    none = ScriptedModel([AssertionError("nobody asks again")])
+    [last] = await Lab(none).stream(asked, new_call(said=chunks[:1]))
+    assert (last.is_final, last.metadata["reason"]) == (True, "AGENT_SHAPE_NOT_HELD")
+
+
+async def test_a_call_with_broken_arguments_is_refused_again_and_not_of_unknown_outcome() -> None:
+    model = ScriptedModel(calls((TOOLS[0], '{"text": ')), says("好。"))
+    chunks = await Lab(model, box(Counter(), repeatable=False)).stream(ASKED)
+    rest = await Lab(model, box(Counter(), repeatable=False)).stream(ASKED, new_call(said=chunks[:1]))
+    assert rest[0].metadata["code"] == str(int(Code.INVALID_ARGUMENT))
+
+
 async def test_results_of_the_worker_before_count_in_the_bound_of_all() -> None:
     """2 MiB together, however many workers it took."""
 

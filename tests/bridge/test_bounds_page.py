@@ -15,6 +15,8 @@ from qingyu_ai.settings import Bridge as BridgeSettings
 from qingyu_ai.settings import Bus, Chat, ChatModel, Rag
 from qingyu_ai.tracing.recording import counter
 from services.llm.meters import Meters
+from services.rag.database import Database
+from services.rag.meters import show
 from tests.bridge.conftest import Bridge
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,7 @@ async def test_metrics_are_there(bridge: Bridge) -> None:
     mine = CollectorRegistry()
     observe(await bridge.worker(), mine)
     Meters(mine)
+    show(Database("", Rag()), mine)
     counter(mine)
     watch_events(Publisher(bridge.bus, bridge.settings.bus), mine)
     there = {metric.name for registry in (bridge.registry, mine) for metric in registry.collect()}

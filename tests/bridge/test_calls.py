@@ -167,44 +167,6 @@ async def test_tool_that_nobody_serves_is_not_found_while_tool_workers_run(bridg
         assert name in refusal.message
 
 
-async def test_batch_counts_and_names_the_documents_that_failed(bridge: Bridge) -> None:
-    async def index(call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
-        if request.document_id == "bad":
-            raise Fault(Code.FAILED_PRECONDITION, "NO", "no", "不")
-        return rag.IndexResponse(document_id=request.document_id, success=request.document_id != "unsure")
-
-    await bridge.worker("rag", index=index)
-    names = ["a", "bad", "", "b", "unsure"] + [f"d{i}" for i in range(60)]
-    bodies = [rag.IndexRequest(document_id=n, content="文", user_id="u").SerializeToString() for n in names]
-    bodies.append(b"\xff\xff")
-    call: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path, None, rag.BatchIndexResponse.FromString)
-    reply = await call(iter(bodies), timeout=20)
-    assert (reply.total, reply.success_count, reply.failed_count) == (66, 62, 4)
-    assert sorted(reply.failed_ids) == ["#2", "#65", "bad", "unsure"]
-
-
-async def test_batch_that_the_caller_leaves_stops(bridge: Bridge) -> None:
-    started: list[str] = []
-
-    async def index(call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
-        started.append(request.document_id)
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    worker = await bridge.worker("rag", index=index)
-
-    async def documents() -> AsyncIterator[bytes]:
-        for i in range(1000):
-            yield rag.IndexRequest(document_id=str(i), content="文", user_id="u").SerializeToString()
-
-    method: Any = bridge.channel.stream_unary(routes.BATCH_INDEX.path)
-    call = method(documents(), timeout=60)
-    await eventually(lambda: len(started) == bridge.settings.bridge.max_batch_in_flight)
-    call.cancel()
-    await eventually(lambda: worker.running == 0)
-    assert len(started) <= bridge.settings.bridge.max_batch_in_flight * 2
-
-
 async def cut_stream(ended: asyncio.Event) -> Any:
     async def stream(call: Call, request: ai.ChatRequest) -> AsyncIterator[ai.ChatStreamChunk]:
         try:

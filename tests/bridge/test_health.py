@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import generate_latest
 
 from qingyu_ai import routes
+from qingyu_ai.bus.gauge import OUTDATED
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from tests.bridge.conftest import Bridge, chat
 from tests.waiting import eventually
@@ -104,3 +105,17 @@ async def test_status_texts_are_not_an_oracle_of_our_insides(bridge: Bridge) -> 
     refusal = await bridge.refused(routes.CHAT, b"\xff")
     assert "DecodeError" not in refusal.message
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_metrics_show_what_waits_for_each_kind_of_worker(bridge: Bridge) -> None:
+    """Also jobs that only their queue knows of; and nothing where nothing is known."""
+    await bridge.bus.store("ai.job.agent.execute.plot", b"no worker takes it", timeout=2)
+
+    def shown(name: str, queue: str) -> float | None:
+        return bridge.registry.get_sample_value(f"qingyu_queue_{name}", {"queue": queue})
+
+    await eventually(lambda: shown("waiting", "agent") == 1)
+    assert shown("claimed", "agent") == shown("waiting", "chat") == 0
+    gauge = bridge.caller.readers.gauge
+    gauge._backlogs = {kind: (backlog, at - OUTDATED) for kind, (backlog, at) in gauge._backlogs.items()}
+    assert str(shown("waiting", "agent")) == "nan"

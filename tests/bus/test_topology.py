@@ -98,6 +98,22 @@ async def test_process_that_starts_while_servers_vote_waits_for_them(
         await asyncio.to_thread(cluster.start_node, dead)
 
 
+async def test_backlog_is_the_leaders_whichever_server_is_asked(cluster: NatsCluster, buses: list[NatsBus]) -> None:
+    """Right after a job is acknowledged by its queue, while copies of the queue may not have heard of it yet."""
+    await asyncio.gather(*(bus.ensure_topology(THREE) for bus in buses))
+    await asyncio.to_thread(cluster.wait_whole)
+    queue = topology.QUEUES["chat"]
+    asking = [await NatsBus.open([server], "asking", on_closed=lambda: None) for server in cluster.servers]
+    try:
+        for count in range(1, 21):
+            await buses[0].store("ai.job.chat.complete", b"job", timeout=5)
+            found = await asyncio.gather(*(bus.backlog(queue) for bus in asking))
+            assert [backlog.waiting for backlog in found] == [count] * len(asking)
+    finally:
+        for bus in asking:
+            await bus.close()
+
+
 async def stores(bus: NatsBus) -> bool:
     try:
         return await bus.store("ai.stream.chat.b.c", b"frame", timeout=1) > 0

@@ -9,7 +9,7 @@ import pytest
 
 from qingyu_ai.bus import headers as wire
 from qingyu_ai.bus import subjects, topology
-from qingyu_ai.bus.transport import Delivery, Headers
+from qingyu_ai.bus.transport import Backlog, Delivery, Headers
 from qingyu_ai.bus.transport_errors import Conflict, NoResponders, PayloadTooLarge, ReplyTimeout, StoreRefused
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST
@@ -255,6 +255,26 @@ async def test_job_in_progress_is_not_delivered_again(connect: Connect, settings
     assert len(held.deliveries) == 1
     held.deliveries[0].ack()
     await puller.stop()
+
+
+async def test_backlog_tells_what_waits_and_what_is_claimed(connect: Connect) -> None:
+    bus = await connect()
+    held = Held(3)
+    for i in range(8):
+        await bus.store(JOB, b"%d" % i, timeout=2)
+    assert await bus.backlog(topology.QUEUES["chat"]) == Backlog(waiting=8, claimed=0)
+    assert await bus.backlog(topology.QUEUES["agent"]) == Backlog(waiting=0, claimed=0)
+    puller = await bus.pull(topology.QUEUES["chat"], held.free, held.take)
+    await eventually(lambda: len(held.deliveries) == 3)
+    assert await bus.backlog(topology.QUEUES["chat"]) == Backlog(waiting=5, claimed=3)
+    await puller.stop()
+    for delivery in held.deliveries:
+        delivery.ack()
+
+    async def acknowledged() -> bool:
+        return await bus.backlog(topology.QUEUES["chat"]) == Backlog(waiting=5, claimed=0)
+
+    await eventually(acknowledged)
 
 
 async def test_job_given_back_comes_again_after_its_delay(connect: Connect) -> None:

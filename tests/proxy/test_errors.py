@@ -83,6 +83,13 @@ def test_field_violations_and_both_languages_are_kept() -> None:
     }
 
 
+def test_fields_have_the_names_of_the_callers_side() -> None:
+    names = ("options.max_tokens", "messages[0].role", "parameters.max_len", "user_id", "x-request-id")
+    error = of(Invalid(*((name, "is wrong") for name in names)))
+    found = [field for field, _ in error.fields]
+    assert found == ["options.maxTokens", "messages[0].role", "parameters.max_len", "userId", "x-request-id"]
+
+
 def test_delay_that_the_other_side_names_is_kept() -> None:
     error = of(NoWorker("rag"))
     assert (error.retry_seconds, error.retryable, error.reason) == (1.0, True, "NO_WORKER")

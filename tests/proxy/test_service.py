@@ -91,6 +91,25 @@ async def test_body_cannot_name_another_user(bridge: Bridge, start: Start) -> No
     assert bridge.edge.open == 0
 
 
+async def test_nobody_is_told_how_to_say_who_calls(bridge: Bridge, start: Start) -> None:
+    service = await start(bridge.port)
+    asking = (
+        service.execute_agent(AgentRequest(agent_type="plot", task="写"), NOBODY),
+        service.rag_search(SearchRequest(query="灯"), NOBODY),
+        service.rag_index(IndexRequest(document_id="d", content="灯"), NOBODY),
+        service.rag_batch_index([IndexRequest(document_id="d", content="灯")], NOBODY),
+        service.rag_delete("d", NOBODY),
+        service.chat(asked(user_id="u1"), NOBODY),
+    )
+    for one in asking:
+        with pytest.raises(AIProxyError) as error:
+            await one
+        [(field, what)] = error.value.fields
+        assert (error.value.http_status, field) == (400, "userId")
+        assert "X-User-Id" in what
+        assert "X-User-Id" in error.value.message
+
+
 async def test_token_and_user_travel_beside_the_request(bridge: Bridge, start: Start) -> None:
     seen: dict[str, Any] = {}
     admit = bridge.edge._admit

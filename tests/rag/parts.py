@@ -42,5 +42,7 @@ def service(
     own, made = own or Rag(), embedders or (Counts(),)
     by_key = {one.model.key: one for one in made}
     store = Store(database, own)
-    finder = Finder(store, Reader(database, own), by_key, own)
-    return RagService(store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text), on_stored)
+    finder = Finder(Reader(database, own), by_key, own)
+    return RagService(
+        store, finder, by_key, made[0].model, own, lambda text, names, own: pieces(text), on_stored=on_stored
+    )

@@ -15,7 +15,7 @@ import pytest
 from psycopg import errors
 
 from qingyu_ai.bus.deadline import Deadline
-from qingyu_ai.bus.errors import Code, Expired, Fault, retryable
+from qingyu_ai.bus.errors import Code, Expired, Fault, Overloaded, retryable
 from qingyu_ai.settings import Rag
 from services.rag.database import WORKER_ROLE, Database
 from services.rag.faults import Collided, DatabaseDown, DatabaseFull, fault_of
@@ -151,24 +151,70 @@ async def test_caller_who_is_cancelled_leaves_no_half_and_no_hold(
 @pytest.fixture
 async def narrow(address: Address) -> AsyncIterator[Database]:
     """A pool that is soon used up."""
-    opened = Database(address.worker, Rag(connections=2, connect_seconds=0.3))
+    opened = Database(address.worker, Rag(connections=3, connect_seconds=0.3, writers=1, waiting=40))
     await opened.open()
     yield opened
     await opened.close()
 
 
-async def test_pool_that_is_used_up_refuses_in_time_and_goes_on(narrow: Database) -> None:
+async def test_burst_on_a_pool_that_is_used_up_waits_and_is_done(narrow: Database) -> None:
+    """For longer than a connection may take to come about: nobody takes a busy database for one that is away."""
+
     async def hold() -> None:
         async with narrow.tenant("u", soon()) as connection:
+            await connection.execute("SELECT pg_sleep(0.1)")
+
+    burst = [asyncio.create_task(hold()) for _ in range(20)]
+    await eventually(lambda: narrow.room.waiting == 18)
+    assert await narrow.state() != "PostgreSQL: no connection within 0.3 s"  # it has a connection of its own
+    await asyncio.gather(*burst)
+    assert (narrow.room.used, narrow.room.waiting) == (0, 0)
+
+
+async def test_call_that_waits_for_a_busy_pool_ends_at_its_deadline_and_one_too_many_is_refused(
+    narrow: Database,
+) -> None:
+    async def hold(deadline: Deadline) -> None:
+        async with narrow.tenant("u", deadline) as connection:
             await connection.execute("SELECT pg_sleep(1.5)")
 
-    holding = [asyncio.create_task(hold()) for _ in range(2)]
-    await eventually(lambda: "2 of at most 2" in repr(narrow))
-    with pytest.raises(DatabaseDown):
-        async with narrow.tenant("u", soon()):
-            pass
+    holding = [asyncio.create_task(hold(soon())) for _ in range(2)]
+    await eventually(lambda: narrow.room.used == 2)
+    short = [asyncio.create_task(hold(Deadline.after(0.8))) for _ in range(40)]
+    await eventually(lambda: narrow.room.waiting == 40)
+    with pytest.raises(Overloaded):
+        await hold(soon())
+    assert {type(one) for one in await asyncio.gather(*short, return_exceptions=True)} == {Expired}
     await asyncio.gather(*holding)
     assert await narrow.answers()
+
+
+async def test_writers_leave_connections_to_readers(narrow: Database) -> None:
+    async def write() -> None:
+        async with narrow.writing("u", soon()) as connection:
+            await connection.execute("SELECT pg_sleep(0.3)")
+
+    writing = [asyncio.create_task(write()) for _ in range(5)]
+    await eventually(lambda: narrow.writers.waiting == 4)
+    async with narrow.tenant("u", soon()):
+        assert narrow.writers.waiting >= 3
+    await asyncio.gather(*writing)
+
+
+async def test_those_who_wait_are_told_at_once_when_the_database_is_away(mortal: PostgresProcess) -> None:
+    own = Rag(connections=2, connect_seconds=1.0)
+    pool = Database(mortal.dsn("postgres", "worker", WORKER_ROLE), own)
+    await pool.open()
+    assert await pool.answers()
+    mortal.stop()
+
+    async def call() -> None:
+        async with pool.tenant("u", soon()):
+            pass
+
+    told = await asyncio.gather(*(call() for _ in range(30)), return_exceptions=True)  # one after the other: 30 seconds
+    await pool.close()
+    assert {type(one) for one in told} == {DatabaseDown}
 
 
 @pytest.mark.parametrize(

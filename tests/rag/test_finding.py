@@ -163,3 +163,39 @@ async def test_document_beyond_a_limit_is_refused_by_its_name(database: Database
     with pytest.raises(Fault, match="the limit is 10"):
         await index(wired, own, "d", "字" * 11, 1)
     assert Document("d").names == ()
+
+
+async def lamps(database: Database) -> Wired:
+    """A library of thirty documents that all hold the word, of which ten hold more of the query."""
+    own = Rag(candidates=20)
+    wired = wire(database, Models(own, Meters(CollectorRegistry())), own)
+    for n in range(30):
+        await index(wired, own, f"d{n:02}", "青铜灯" + ("照着渡口。" if n < 10 else "灭了。"), n + 1)
+    await index(wired, own, "other", "此处无物。", 40)
+    return wired
+
+
+async def test_total_counts_what_there_is_also_beyond_what_is_ranked(database: Database) -> None:
+    wired = await lamps(database)
+    found = await find(wired, "青铜灯", hybrid=True)
+    assert (len(found.pieces), found.total) == (20, 30)
+    by_meaning = await find(wired, "青铜灯")
+    assert (len(by_meaning.pieces), by_meaning.total) == (20, 31)  # every piece is nearer or farther
+    assert (await find(wired, "没有", hybrid=True)).total == len((await find(wired, "没有", hybrid=True)).pieces)
+
+
+async def test_total_counts_only_what_reaches_the_least_score(database: Database) -> None:
+    wired = await lamps(database)
+    found = await find(wired, "青铜灯照着渡口", hybrid=True, min_score=0.9)
+    assert (len(found.pieces), found.total) == (10, 10)
+    assert {name[:2] for name in documents(found)} == {"d0"}
+    every = await find(wired, "青铜灯照着渡口", hybrid=True, min_score=0.01)
+    assert (len(every.pieces), every.total) == (20, 30)
+    assert (await find(wired, "青铜灯照着渡口", hybrid=True, min_score=1.0)).total == 10
+
+
+async def test_who_wants_more_than_are_ranked_by_default_gets_them(database: Database) -> None:
+    wired = await lamps(database)
+    for hybrid in (True, False):
+        assert len((await find(wired, "青铜灯", hybrid=hybrid, at_most=25)).pieces) == 25
+    assert len((await find(wired, "青铜灯", hybrid=True, at_most=1000)).pieces) == 30

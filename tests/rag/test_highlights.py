@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.llm.graphemes import graphemes
-from services.rag.highlights import CLOSE, CONTEXT, MOST, OPEN, SPAN, highlights
-from services.rag.terms import query_terms
+from services.rag.highlights import CLOSE, CONTEXT, MOST, OPEN, SPAN, Folded, highlights
+from services.rag.terms import fold, query_terms
 
 TEXT = (
     "雨是后半夜停的。沈砚推开渡口的木门，河面上浮着薄雾。\n老艄公蹲在船头补网，头也不抬。他说灯灭之前不许过河，"
@@ -118,3 +118,15 @@ def test_every_match_inside_a_highlight_is_marked_also_behind_what_it_was_chosen
     text = "铜钱" + "雨" * (SPAN - 4) + "沈砚" + "雨" * 10 + "银子"
     (one,) = highlights(text, {"铜钱": 2.0, "沈砚": 2.0, "银子": 1.0}, most=1)
     assert one == "⟦铜钱⟧" + "雨" * (SPAN - 4) + "⟦沈砚⟧" + "雨" * 10 + "⟦银子⟧"
+
+
+@given(st.text(st.sampled_from("雨灯臺Ａa1。…“”ﬁİßé\u0301\u3099か\U0001f409\u200d\r\n") | st.characters(codec="utf-8")))
+@settings(max_examples=400)
+def test_text_that_is_folded_as_a_whole_points_where_it_does_character_by_character(text: str) -> None:
+    expected: list[tuple[str, int, int]] = []
+    at = 0
+    for one in graphemes(text):
+        expected += [(changed, at, at + len(one)) for changed in fold(one)]
+        at += len(one)
+    made = Folded(text)
+    assert list(zip(made.text, made.starts, made.ends, strict=True)) == expected

@@ -155,3 +155,40 @@ async def test_document_without_a_vector_of_the_model_that_serves_gets_one(
     assert await Reembedding(database, store, again).round() == 1
     assert again.asked == ["雨。"]
     assert await texts(reader, "u") == ["灯。", "雨。"]
+
+
+async def test_old_and_new_settings_side_by_side_do_not_undo_each_other(
+    database: Database, store: Store, address: Address
+) -> None:
+    await put(store, "u", "d", "灯。", at(1))
+    old, new = Counting(MODEL), Counting(OTHER)
+    before, after = Reembedding(database, store, old), Reembedding(database, store, new)
+    assert await before.round() == 0
+    assert await after.round() == 1
+    assert await before.round() == 0
+    await put(store, "u", "d2", "雨。", at(2))  # by a worker with the old settings: it has no vector of the new model
+    assert await before.round() == 0
+    assert await after.round() == 1
+    assert await models(address) == {("u", OTHER.key)}
+    assert (old.asked, new.asked) == ([], ["灯。", "雨。"])
+
+
+async def test_settings_that_were_taken_back_are_followed_once_no_worker_has_the_new_ones(
+    database: Database, store: Store, address: Address
+) -> None:
+    await put(store, "u", "d", "灯。", at(1))
+    before, after = Reembedding(database, store, Counting(MODEL)), Reembedding(database, store, Counting(OTHER))
+    assert (await before.round(), await after.round()) == (0, 1)
+
+    def gone(model: Model) -> None:
+        """Nobody with it has been heard of for long."""
+        with psycopg.connect(address.owner) as connection:
+            connection.execute(
+                "UPDATE rag.targets SET until = now() - interval '1 second' WHERE model = %s", (model.key,)
+            )
+
+    gone(OTHER)
+    assert await before.round() == 1
+    assert await models(address) == {("u", MODEL.key)}
+    assert await after.round() == 1  # and forward again: named anew, it is the newest
+    assert await before.round() == 0

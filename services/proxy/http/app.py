@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from services.proxy.errors import METHOD_NOT_ALLOWED, NOT_FOUND, AIProxyError
+from services.proxy.errors import METHOD_NOT_ALLOWED, NO_UPGRADE, NOT_FOUND, AIProxyError
 
 from . import openapi
 from .answers import defect, error_response
@@ -41,6 +41,9 @@ class Application:
             self._paths.add(methods, op.path, _Endpoint(face, op))
         self._paths.add(READING, "/openapi.json", Response(openapi.document(), media_type="application/json"))
         self._paths.add(READING, "/docs", Response(openapi.page(), media_type="text/html; charset=utf-8"))
+        no_upgrade = error_response(AIProxyError(NO_UPGRADE))
+        no_upgrade.headers["Upgrade"] = "websocket"
+        self._paths.add(READING, WEBSOCKET, no_upgrade)
         self._for_pages = CORSMiddleware(
             self._route,
             allow_origins=face.settings.allowed_origins,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import logging
 import socket
 from typing import Any
 
@@ -17,6 +18,15 @@ from services.proxy.errors import SLOW_CLIENT, VALIDATION, AIProxyError, Kind
 
 from .answers import error_body
 
+
+class _Refusals(logging.Filter):
+    """Leaves out what uvicorn 0.54 logs as an error when a WebSocket is refused with an answer (`websocket.http.response`)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        return record.msg != "ASGI callable returned without completing handshake."
+
+
 HEAD_BYTES = 32 * 1024
 """Of a request's line and headers together; a ticket may have 16 KiB."""
 
@@ -24,6 +34,7 @@ PING_SECONDS = 20.0
 """Between two pings of a WebSocket, and until its answer."""
 
 BACKLOG = 1024
+REFUSALS = _Refusals()
 HEAD_TOO_LARGE = Kind("TOO_LARGE", 431)
 
 
@@ -149,6 +160,7 @@ class Server(uvicorn.Server):
                 loop="none",
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(REFUSALS)  # once, however many servers there are
 
     async def run_until(self, stop: asyncio.Event, listener: socket.socket) -> None:
         """Serve until told to stop, then drain."""

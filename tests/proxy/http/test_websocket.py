@@ -18,7 +18,7 @@ from tests.bridge.conftest import Bridge
 from tests.bridge.halting import Halting
 from tests.proxy.conftest import agent_worker
 from tests.proxy.http.conftest import ME, Open, Site
-from tests.proxy.http.test_json import ASKED
+from tests.proxy.http.test_json import ASKED, error_of
 from tests.proxy.http.test_sse import TEXT, failing, speak
 from tests.waiting import eventually
 
@@ -174,12 +174,24 @@ async def test_page_of_another_origin_is_turned_away(open_site: Open) -> None:
             pass
 
 
-async def test_socket_at_another_path_is_turned_away(site: Site) -> None:
+async def test_socket_at_another_path_is_turned_away_and_nothing_is_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         async with connect(f"ws://127.0.0.1:{site.port}/api/v1/ai/other", proxy=None):
             pass
     assert refusal.value.response.status_code == 404
     assert b"NOT_FOUND" in refusal.value.response.body
+    with pytest.raises(InvalidStatus):
+        async with dial(site, origin="https://elsewhere.example"):
+            pass
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+async def test_request_at_its_path_that_is_no_socket_is_told_so(site: Site) -> None:
+    response = await site.client.get("/api/v1/ai/ws")
+    assert (response.headers["upgrade"], response.json()["error"]["message"]) == ("websocket", "该地址只接受 WebSocket")
+    error_of(response, 426, "UPGRADE_REQUIRED")
 
 
 async def test_ticket_opens_one_socket(bridge: Bridge, site: Site) -> None:

@@ -1,0 +1,126 @@
+"""Every process starts from its manifest's command line, passes the probes of its manifest, and does its work."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from deploy.manifests import Document, of_kind
+from qingyu_ai.contract import ai_agent_pb2 as ai
+from qingyu_ai.contract import common_pb2 as common
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+from tests.deploy.kubelet import SECTIONS
+from tests.deploy.running import BACKEND_KEY, Deployed, deploy, run_setup
+from tests.deploy.test_alerts import queried
+from tests.postgres import PostgresProcess
+from tests.waiting import eventually_sync
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(180), pytest.mark.xdist_group("deployed")]
+
+
+QUESTION = common.Message(role="user", content="请写一段关于灯塔、海雾和守夜人的长故事，越长越好。")
+
+
+@pytest.fixture(scope="module")
+def deployed(base: list[Document], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    postgres = PostgresProcess()
+    postgres.start()
+    try:
+        running = deploy(base, postgres, tmp_path_factory.mktemp("deployed"))
+        yield running
+        running.node.close()
+    finally:
+        postgres.close()
+
+
+def test_system_that_the_manifests_start_is_healthy(deployed: Deployed) -> None:
+    with grpc.insecure_channel(deployed.bridge) as channel:
+        health = ai_agent_pb2_grpc.AIAgentServiceStub(channel).HealthCheck(ai.HealthRequest(), timeout=10)
+    assert health.status == "healthy", health.details
+    assert {kind for kind in SECTIONS if f"worker.{kind}" in health.details} == {"chat", "agent", "rag", "tool"}
+
+
+def test_proxy_of_the_manifests_takes_a_backend_with_its_key_and_nobody_else(deployed: Deployed) -> None:
+    proxy = deployed.processes["proxy"]
+    body = json.dumps({"messages": [{"role": "user", "content": "灯为什么不能灭？"}]}).encode()
+    headers = {"Content-Type": "application/json", "X-User-Id": "u1", "X-Backend-Key": BACKEND_KEY}
+    address = f"http://127.0.0.1:{proxy.ports[8080]}/api/v1/ai/chat"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(address, body, headers), timeout=30) as answer:
+        assert json.load(answer)["message"]["content"]
+    del headers["X-Backend-Key"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        opener.open(urllib.request.Request(address, body, headers), timeout=30)
+    assert refused.value.code == 401
+    refused.value.close()
+
+
+def test_setup_job_can_run_again(deployed: Deployed) -> None:
+    run_setup(deployed.node)
+    assert "the database is up to date" in (deployed.node.folder / "setup-0.log").read_text()
+
+
+def test_streams_have_three_copies(deployed: Deployed) -> None:
+    _, text = deployed.nats[0].get("monitor", "/jsz?streams=1&config=1")
+    streams = [s for account in json.loads(text)["account_details"] for s in account["stream_detail"]]
+    assert len(streams) >= 7
+    assert {stream["config"]["num_replicas"] for stream in streams} == {3}
+
+
+@pytest.mark.parametrize("what", ["alerts", "scaling"])
+def test_metrics_that_are_asked_for_are_exported(deployed: Deployed, prod: list[Document], what: str) -> None:
+    """Each metric that an alert or the autoscaler names, once a call of each kind has been made."""
+    with grpc.insecure_channel(deployed.bridge) as channel:
+        list(ai_agent_pb2_grpc.AIAgentServiceStub(channel).ChatStream(ai.ChatRequest(messages=[QUESTION]), timeout=60))
+    exported = set(re.findall(r"^([a-z_]+)(?:\{| )", deployed.metrics(), re.M))
+    exported |= {f"{name}_total" for name in re.findall(r"^# TYPE ([a-z_]+)_total counter$", deployed.metrics(), re.M)}
+    assert queried(prod, what) - exported == set()
+
+
+def test_queues_that_the_autoscaler_asks_for_are_there(deployed: Deployed, prod: list[Document]) -> None:
+    asked = {
+        queue
+        for one in of_kind(prod, "ScaledObject")
+        for trigger in one["spec"]["triggers"]
+        for queue in re.findall(r'queue="(\w+)"', trigger["metadata"]["query"])
+    }
+    assert asked == set(re.findall(r'^qingyu_queue_waiting\{queue="(\w+)"\} 0', deployed.metrics(), re.M))
+
+
+def test_scale_in_does_not_end_a_call(deployed: Deployed) -> None:
+    """The worker that has a stream is told to stop in the middle of it: it says it to its end, and ends then."""
+    worker = deployed.processes["chat"]
+    request = ai.ChatRequest(messages=[QUESTION])
+    with grpc.insecure_channel(deployed.bridge) as channel:
+        stream = ai_agent_pb2_grpc.AIAgentServiceStub(channel).ChatStream(request, timeout=120)
+        chunks = [next(stream)]
+        worker.terminate()
+        eventually_sync(lambda: worker.get("metrics", "/readyz") == (503, "draining\n"))
+        assert worker.alive
+        assert worker.passes("liveness"), "who drains must not be restarted"
+        chunks += list(stream)
+    assert chunks[-1].is_final
+    assert len(chunks) > 3
+    assert worker.wait() == 0
+    again = deployed.processes["chat"] = deployed.node.start("chat")
+    deployed.node.wait_for(again, "startup", "readiness")
+
+
+def test_server_that_is_to_stop_sends_its_clients_away_and_ends_by_itself(deployed: Deployed) -> None:
+    """By its preStop command, and not by the SIGTERM that follows; the others go on, and it comes back."""
+    leaving = deployed.nats[0]
+    assert leaving.before_stop() == 0
+    eventually_sync(lambda: "lame duck" in leaving.log.read_text().lower())
+    leaving.terminate()
+    eventually_sync(lambda: not leaving.alive or "Initiating Shutdown" in leaving.log.read_text(), timeout=60)
+    assert "Closing existing clients" in leaving.log.read_text()
+    assert leaving.wait() == 0
+    for pod in deployed.processes.values():
+        deployed.node.wait_for(pod, "readiness", "liveness")
+    leaving.start()
+    deployed.node.wait_for(leaving, "startup", "readiness")
