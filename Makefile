@@ -78,12 +78,13 @@ faults: $(VENV)/.ready ## Kills and freezes what there is, and counts what its c
 abuse: $(VENV)/.ready ## Calls a system with forged tokens, other tenants' ids and ids that are made to break out, and counts
 	@$(BIN)/python -m tests.abuse
 
-bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 19 minutes; NOVEL=… as in docs/retrieval.md)
+bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside other servers and clients (about 20 minutes; NOVEL=… as in docs/retrieval.md)
 	@$(BIN)/python -m bench.bridge
 	@$(BIN)/python -m bench.guards
 	@$(BIN)/python -m bench.doors
 	@$(BIN)/python -m bench.models
 	@$(BIN)/python -m bench.proxy
+	@$(BIN)/python -m bench.agents
 	@$(BIN)/python -m bench.events
 	@$(BIN)/python -m bench.search --text $(or $(NOVEL),examples/novel/chendengdu.txt)
 	@$(if $(NOVEL),$(BIN)/python -m bench.retrieval $(NOVEL) && $(BIN)/python -m bench.retrieval --grpc $(NOVEL) && $(BIN)/python -m bench.retrieval.ts_rank $(NOVEL))

@@ -41,7 +41,8 @@ class Answer:
 
 async def answer_to(channel: grpc.aio.Channel, attempt: Attempt) -> Answer:
     """Make a call, however it ends."""
-    route, options = attempt.route, {"metadata": attempt.metadata, "timeout": SECONDS}
+    route = attempt.route
+    options: dict[str, Any] = {"metadata": attempt.metadata, "timeout": SECONDS}
     encode, decode = route.request.SerializeToString, route.reply.FromString
     said: list[bytes] = []
     messages: list[Message] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -14,7 +14,8 @@ Put = Callable[[Any, str], None]
 
 def text_fields(message: Message) -> Iterator[tuple[str, Put]]:
     """The fields of a message's type that hold text: their paths, and how one is set."""
-    for field in message.DESCRIPTOR.fields:
+    fields: Sequence[Any] = message.DESCRIPTOR.fields
+    for field in fields:
         name = field.name
         if _is_map(field):
             yield f"{name}.key", lambda m, text, name=name: getattr(m, name).update({text: "v"})  # type: ignore[misc]
