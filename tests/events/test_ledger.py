@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sqlite3
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def completed(id: str, user: str = "u1", usage: v1.Usage | None = None) -> Event
 
 
 def totals(path: Path) -> list[tuple[object, ...]]:
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute("SELECT user, calls, prompt, completion FROM totals").fetchall()
 
 
