@@ -61,12 +61,37 @@ class Container:
         return {port["name"]: port["containerPort"] for port in self.described.get("ports", ())}
 
     @property
+    def mounts(self) -> dict[str, Document]:
+        """The volumes that it sees, by where."""
+        volumes = {volume["name"]: volume for volume in self.pod.get("volumes", ())}
+        return {
+            mount["mountPath"]: volumes[mount["name"]]
+            for mount in self.described.get("volumeMounts", ())
+            if mount["name"] in volumes  # the others are claims
+        }
+
+    @property
+    def files(self) -> set[str]:
+        """The files of Secrets that it sees, as far as its manifest names them."""
+        return {
+            f"{path}/{item['path']}"
+            for path, volume in self.mounts.items()
+            for item in volume.get("secret", {}).get("items", ())
+        }
+
+    @property
     def secrets(self) -> set[str]:
-        """The Secrets that it must have, without what kustomize adds to a name."""
+        """The Secrets that it must have, without what kustomize adds to a name; with the key where it gets only that one file."""
+        mounted = [volume["secret"] for volume in self.mounts.values() if "secret" in volume]
+        files = {
+            f"{secret['secretName']}: {item['key']}" if item else secret["secretName"]
+            for secret in mounted
+            for item in secret.get("items") or [{}]
+        }
         sources = [source["secretRef"] for source in self.described.get("envFrom", ()) if "secretRef" in source]
         variables = [variable.get("valueFrom", {}) for variable in self.described.get("env", ())]
         sources += [source["secretKeyRef"] for source in variables if "secretKeyRef" in source]
-        return {HASH.sub("", s["name"]) for s in sources if not s.get("optional")}
+        return files | {HASH.sub("", s["name"]) for s in sources if not s.get("optional")}
 
     def environment(self, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """What its process finds.

@@ -14,6 +14,7 @@ import psycopg
 from deploy.manifests import Document
 from tests.deploy.kubelet import SECTIONS, Launch, Node, Pod, on_this_machine
 from tests.postgres import PostgresProcess
+from tests.tokens import private_key, private_pem, public_pem
 
 BACKEND_KEY = "b" * 40
 TOKEN_KEY = "k" * 40
@@ -44,11 +45,17 @@ class Deployed:
 
 def secrets(postgres: PostgresProcess) -> dict[str, Mapping[str, str]]:
     """What an operator makes."""
+    bridge, agent = private_key("EdDSA"), private_key("EdDSA", 1)
     worker = postgres.dsn(DATABASE, "worker", "qingyu_rag")
     return {
         "qingyu-database": {"QINGYU_RAG__DSN": worker},
         "qingyu-database-owner": {"QINGYU_RAG__OWNER_DSN": postgres.dsn(DATABASE)},
         "qingyu-bridge": {"QINGYU_BRIDGE__TOKEN_KEY": TOKEN_KEY, "QINGYU_BRIDGE__TRUSTED_ROLES": '["ai-proxy"]'},
+        "qingyu-proofs": {
+            "bridge.pem": private_pem(bridge),
+            "agent.pem": private_pem(agent),
+            "callers.pem": public_pem(bridge) + public_pem(agent),
+        },
         "qingyu-proxy": {
             "QINGYU_PROXY__TICKET_KEY": "t" * 40,
             "QINGYU_PROXY__BACKEND_KEY": BACKEND_KEY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import socket
@@ -14,7 +15,8 @@ import pytest
 from deploy.manifests import Document, of_kind
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
-from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
+from qingyu_ai.contract import tool_pb2 as tool
+from qingyu_ai.contract.stubs import ai_agent_pb2_grpc, tool_pb2_grpc
 from tests.deploy.kubelet import SECTIONS
 from tests.deploy.running import BACKEND_KEY, Deployed, bearer, deploy, run_setup
 from tests.deploy.test_alerts import queried
@@ -27,12 +29,20 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(180), pytest.mark.xdist_grou
 QUESTION = common.Message(role="user", content="请写一段关于灯塔、海雾和守夜人的长故事，越长越好。")
 
 
+def with_tools(base: list[Document]) -> list[Document]:
+    """As an operator adds tools: by a setting. One of these is for verified users."""
+    found = copy.deepcopy(base)
+    [settings] = [d for d in of_kind(found, "ConfigMap") if d["metadata"]["name"].startswith("qingyu-settings")]
+    settings["data"]["QINGYU_TOOL__MODULES"] = json.dumps(["services.tool.builtin", "tests.tool.few"])
+    return found
+
+
 @pytest.fixture(scope="module")
 def deployed(base: list[Document], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     postgres = PostgresProcess()
     postgres.start()
     try:
-        running = deploy(base, postgres, tmp_path_factory.mktemp("deployed"))
+        running = deploy(with_tools(base), postgres, tmp_path_factory.mktemp("deployed"))
         yield running
         running.node.close()
     finally:
@@ -67,6 +77,15 @@ def test_proxy_of_the_manifests_takes_a_backend_with_its_key_and_nobody_else(dep
         opener.open(urllib.request.Request(address, body, headers), timeout=30)
     assert refused.value.code == 401
     refused.value.close()
+
+
+def test_tool_for_verified_users_runs_with_the_keys_of_the_manifests(deployed: Deployed) -> None:
+    with grpc.insecure_channel(deployed.bridge) as channel:
+        answer = tool_pb2_grpc.ToolServiceStub(channel).CallTool(
+            tool.ToolRequest(tool_name="mine", parameters="{}"), timeout=30, metadata=bearer("u1")
+        )
+    assert answer.success, answer.error
+    assert json.loads(answer.result)["user"] == "u1"
 
 
 def test_setup_job_can_run_again(deployed: Deployed) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +30,7 @@ OUTSIDE: Mapping[str, Mapping[str, str]] = {
         "QINGYU_PROXY__BACKEND_KEY": "b" * 32,
         "QINGYU_AI__PROXY__TOKEN": "a.b.c",
     },
+    "qingyu-proofs": {"bridge.pem": "…", "agent.pem": "…", "callers.pem": "…"},
     "nats-users": {name: f"p-{name}-{'x' * 20}" for name in NAMES},
     "qingyu-models": {"QINGYU_LLM__BASE_URL": "https://api.example.com/v1", "QINGYU_LLM__API_KEY": "secret"},
 }
@@ -48,10 +50,13 @@ def _nothing_else_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def settings_of(container: Container, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What its process reads. Unknown names and values out of range are errors there."""
-    with monkeypatch.context() as patched:
+    """What its process reads. Unknown names, values out of range and files that are not mounted are errors there."""
+    with tempfile.TemporaryDirectory() as root, monkeypatch.context() as patched:
+        for path in container.files:
+            (Path(root) / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+            (Path(root) / path.lstrip("/")).touch()
         for name, value in container.environment(OUTSIDE).items():
-            patched.setenv(name, value)
+            patched.setenv(name, f"{root}{value}" if value.startswith("/etc/") else value)
         return load()
 
 
@@ -147,7 +152,9 @@ def test_callers_of_the_bridge_are_spread_and_find_new_bridges(
 def test_each_process_has_only_the_secrets_that_it_needs(base: list[Document]) -> None:
     secrets = {(c.kind, c.described["name"]): c.secrets for c in ours(base) if c.secrets}
     assert secrets == {
-        ("bridge", "main"): {"qingyu-bridge"},
+        ("bridge", "main"): {"qingyu-bridge", "qingyu-proofs: bridge.pem"},
+        ("agent", "main"): {"qingyu-proofs: agent.pem"},
+        ("tool", "main"): {"qingyu-proofs: callers.pem"},
         ("rag", "main"): {"qingyu-database"},
         ("proxy", "main"): {"qingyu-proxy"},
         ("setup", "database"): {"qingyu-database", "qingyu-database-owner"},
