@@ -8,9 +8,9 @@ And with one rule: where the address says `tls://`, nothing of us is said on a c
 encrypts if the server's first line, which anybody on the way can change, says so.
 
 Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides:
-`_process_msg`, `_pending`, `_pending_data_size`, `_transport`, its `_io_writer` and `_bare_io_writer`, `_process_connect_init`,
-`_connect_command`, `ssl_context`, `Subscription._id` and `_closed`. tests/bus/test_connection.py, test_transport.py and
-tests/doors/test_nats_tls.py hold it.
+`_process_msg`, `_process_err`, `_process_op_err`, `_pending`, `_pending_data_size`, `_transport`, its `_io_writer` and
+`_bare_io_writer`, `_process_connect_init`, `_connect_command`, `ssl_context`, `Subscription._id` and `_closed`.
+tests/bus/test_connection.py, test_transport.py, tests/doors/test_nats_tls.py and test_password_rotation.py hold it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from qingyu_ai.doors.login import Login
+from qingyu_ai.doors.login import REFUSED, Login
 
 from . import headers as wire
 
@@ -53,7 +53,9 @@ class DirectClient(Client):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
-        except BaseException:
+        except BaseException as e:
+            if REFUSED in str(e).lower():
+                self._login.passwords.refused()
             # After a failed TLS handshake nobody is told of the end of the connection, for which nats-py would wait for ever.
             for name in ("_io_writer", "_bare_io_writer"):
                 writer = getattr(self._transport, name, None)
@@ -61,6 +63,13 @@ class DirectClient(Client):
                     writer.transport.abort()
             self._transport = None
             raise
+
+    async def _process_err(self, err_msg: str) -> None:
+        if REFUSED in err_msg.lower() and self.is_connected:
+            # The server has read its users again. nats-py would close for good; we come back, with the other password if need be.
+            await self._process_op_err(nats.errors.AuthorizationError())
+        else:
+            await super()._process_err(err_msg)
 
     def _connect_command(self) -> bytes:
         writer = getattr(self._transport, "_io_writer", None)

@@ -67,8 +67,9 @@ def environment(settings: Settings, kind: str) -> dict[str, str]:
     if not wanted(settings):
         return {}
     own = {password_variable(name): _password(settings, name) if name == kind else "" for name in NAMES}
+    before = {env_name(("nats", "previous_passwords", name)): "" for name in NAMES}
     of_another_server = {env_name(("nats", "user")): "", env_name(("nats", "password")): ""}
-    return {**own, **of_another_server, env_name(("bus", "make_streams")): "false"}
+    return {**own, **before, **of_another_server, env_name(("bus", "make_streams")): "false"}
 
 
 def streams(settings: Settings, env: Mapping[str, str]) -> list[Program]:

@@ -6,16 +6,38 @@ Certificates are read anew for each connection, so a rotation needs no restart.
 from __future__ import annotations
 
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qingyu_ai.settings import Nats
+from qingyu_ai.settings import Nats, NatsPasswords
 
 from .certificates import Files, Rotating, client_context, unencrypted
 
 SECTION = "QINGYU_NATS"
 FILES = Files(SECTION)
+
+REFUSED = "authorization violation"
+"""What a server says, in lower case, to a user or a password that it does not have."""
+
+
+class Passwords:
+    """What a server may have for a user: one, and while it is being changed the one before."""
+
+    def __init__(self, *values: str) -> None:
+        self._values = deque(filter(None, values))
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def current(self) -> str:
+        """The one to show."""
+        return self._values[0]
+
+    def refused(self) -> None:
+        """A server does not have it: the next attempt shows the other one, if there is one."""
+        self._values.rotate(-1)
 
 
 @dataclass(frozen=True)
@@ -24,13 +46,13 @@ class Login:
 
     Args:
         role: the process's kind, as qingyu_ai/doors/roles.py names it.
-        user, password: empty: those of the address, if it has any.
+        user, passwords: empty: those of the address, if it has any.
         encrypted: whether the connection must be.
     """
 
     role: str
     user: str = ""
-    password: str = field(default="", repr=False)
+    passwords: Passwords = field(default_factory=Passwords, repr=False)
     encrypted: bool = False
     context: Rotating[ssl.SSLContext] | None = None
 
@@ -41,16 +63,19 @@ class Login:
         Raises:
             SettingsError: the certificates do not hold.
         """
-        password = nats.password.get_secret_value() or _of_role(role, nats)
+        if own := nats.password.get_secret_value():
+            passwords = Passwords(own)
+        else:
+            passwords = Passwords(_of_role(role, nats.passwords), _of_role(role, nats.previous_passwords))
         encrypted = any(server.startswith("tls://") for server in nats.servers)
         files = Files(SECTION, nats.ca_file, nats.cert_file, nats.key_file)
         context = Rotating(files, lambda pem: client_context(pem, files)) if encrypted else None
-        return cls(role, (nats.user or role) if password else "", password, encrypted, context)
+        return cls(role, (nats.user or role) if passwords else "", passwords, encrypted, context)
 
     @property
     def options(self) -> dict[str, Any]:
-        """For nats-py."""
-        return {"user": self.user, "password": self.password} if self.user else {}
+        """For nats-py, which asks for the password at each attempt."""
+        return {"user": self.user, "password": self.passwords.current} if self.user else {}
 
     def explain(self, errors: Sequence[Exception]) -> str:
         """Say why NATS could not be reached, and which setting to look at if it is about one of these.
@@ -66,7 +91,7 @@ class Login:
 
     def _explained(self, error: Exception) -> str:
         text = str(error).lower()
-        if "authorization violation" in text:
+        if REFUSED in text:
             own = f"{SECTION}__PASSWORDS__{self.role.upper()}"
             if not self.user:
                 return f"it asks for a user: set {own} (docs/security-nats.md)"
@@ -76,6 +101,6 @@ class Login:
         return unencrypted(error, FILES)
 
 
-def _of_role(role: str, nats: Nats) -> str:
-    found = getattr(nats.passwords, role, None)
+def _of_role(role: str, passwords: NatsPasswords) -> str:
+    found = getattr(passwords, role, None)
     return str(found.get_secret_value()) if found is not None else ""

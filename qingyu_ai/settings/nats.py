@@ -59,6 +59,8 @@ class Nats(Section):
     password: SecretStr = SecretStr("")
     """Of `user`; empty: that of the role in `passwords`."""
     passwords: NatsPasswords = NatsPasswords()
+    previous_passwords: NatsPasswords = NatsPasswords()
+    """While passwords are changed: what a server may still have. A process tries both (docs/security-nats.md)."""
     permissions: bool = False
     """Whether the server that `up` starts lets in only these users, each with its permissions. Passwords that are not set
     are made for the time that it runs."""

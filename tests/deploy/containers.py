@@ -90,7 +90,8 @@ class Container:
         }
         sources = [source["secretRef"] for source in self.described.get("envFrom", ()) if "secretRef" in source]
         variables = [variable.get("valueFrom", {}) for variable in self.described.get("env", ())]
-        sources += [source["secretKeyRef"] for source in variables if "secretKeyRef" in source]
+        keys = [source["secretKeyRef"] for source in variables if "secretKeyRef" in source]
+        files |= {f"{key['name']}: {key['key']}" for key in keys if not key.get("optional")}
         return files | {HASH.sub("", s["name"]) for s in sources if not s.get("optional")}
 
     def environment(self, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -111,7 +112,9 @@ class Container:
                 raise AssertionError(f"{self!r} needs {reference} {name}, which nobody brings")
         for variable in self.described.get("env", ()):
             if (key := variable.get("valueFrom", {}).get("secretKeyRef")) is not None:
-                found[variable["name"]] = secrets[key["name"]][key["key"]]
+                held = secrets[key["name"]]
+                if key["key"] in held or not key.get("optional"):
+                    found[variable["name"]] = held[key["key"]]
             else:
                 found[variable["name"]] = variable.get("value", "")
         return found

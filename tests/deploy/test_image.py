@@ -143,7 +143,9 @@ def contained(root: Path, command: list[str], environment: Mapping[str, str]) ->
     """Start a process in the image as a kubelet does."""
     [path] = re.findall(r"^ENV PATH=(\S+)", DOCKERFILE, re.M)
     own = {"PATH": path, "PYTHONUNBUFFERED": "1", **environment}
-    secrets = {shlex.quote(str(Path(v).parent)) for v in environment.values() if v.startswith("/") and Path(v).is_file()}
+    secrets = {
+        shlex.quote(str(Path(v).parent)) for v in environment.values() if v.startswith("/") and Path(v).is_file()
+    }
     mounts = "".join(f"mkdir -p $root{folder}; mount --bind {folder} $root{folder}; " for folder in secrets)
     script = (
         "mount --bind $root $root; mount -o remount,ro,bind $root; mount -t proc proc $root/proc; mount --rbind /dev $root/dev; "

@@ -21,12 +21,23 @@ def applied() -> list[Document]:
 
 
 def passwords(workload: Document) -> list[str]:
-    """The users whose passwords its first container gets."""
+    """The users whose passwords its first container gets; a process gets the one before, too, while there is one."""
     variables = workload["spec"]["template"]["spec"]["containers"][0].get("env", [])
     found = {v["name"]: v["valueFrom"]["secretKeyRef"] for v in variables if "PASSWORDS" in v["name"]}
     assert all(ref["name"] == "nats-users" for ref in found.values())
-    assert all(password_variable(ref["key"]) == name for name, ref in found.items())
-    return [ref["key"] for ref in found.values()]
+    own = [ref["key"] for name, ref in found.items() if password_variable(ref["key"]) == name]
+    before = {name: ref for name, ref in found.items() if "PREVIOUS" in name}
+    assert len(own) + len(before) == len(found)
+    if workload["kind"] != "StatefulSet":  # a server has one
+        assert before == {
+            password_variable(user).replace("__PASSWORDS", "__PREVIOUS_PASSWORDS"): {
+                "name": "nats-users",
+                "key": f"{user}-previous",
+                "optional": True,
+            }
+            for user in own
+        }
+    return own
 
 
 def test_users_are_those_of_the_table() -> None:

@@ -168,7 +168,7 @@ def test_each_process_of_a_deployment_has_its_own_password_for_nats(prod: list[D
         keys = [
             v["valueFrom"]["secretKeyRef"]["key"]
             for v in container.described.get("env", ())
-            if "valueFrom" in v and "secretKeyRef" in v["valueFrom"]
+            if "secretKeyRef" in v.get("valueFrom", {}) and not v["valueFrom"]["secretKeyRef"].get("optional")
         ]
         variables[container.kind, container.described["name"]] = keys
     nats = variables.pop(("nats", "nats"))
