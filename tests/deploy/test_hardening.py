@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from deploy.manifests import Document, of_kind
+import re
+
+import yaml
+
+from deploy.manifests import ROOT, Document, of_kind
 from tests.deploy.containers import WORKLOADS, containers
 
 
@@ -48,7 +52,7 @@ def test_every_kind_has_a_disruption_budget_and_is_spread(base: list[Document]) 
 def test_network_policies_name_pods_and_ports_that_there_are(prod: list[Document]) -> None:
     ports = {c.kind: c.ports for c in containers(prod) if not c.first}
     kinds = set(ports)
-    numbers = {number for of_one in ports.values() for number in of_one.values()} | {53, 443, 5432}
+    numbers = {number for of_one in ports.values() for number in of_one.values()} | {53, 443, 4317, 5432}
     for policy in of_kind(prod, "NetworkPolicy"):
         spec = policy["spec"]
         selected = _kinds(spec["podSelector"], kinds)
@@ -95,3 +99,32 @@ def test_every_connection_that_the_system_makes_is_let_through(prod: list[Docume
                         for p in rule["ports"]
                     }
     assert out == into == made
+
+
+def test_what_the_system_needs_from_elsewhere_is_let_through(prod: list[Document]) -> None:
+    """Model servers, keys that verify tokens, the database, a collector of traces; a tool needs nothing."""
+    kinds = {c.kind for c in containers(prod) if not c.first}
+    anywhere: set[tuple[str, int]] = set()
+    labelled: set[tuple[str, str, int]] = set()
+    for policy in of_kind(prod, "NetworkPolicy"):
+        for kind in _kinds(policy["spec"]["podSelector"], kinds):
+            for rule in policy["spec"].get("egress", ()):
+                if "to" not in rule:
+                    anywhere |= {(kind, port["port"]) for port in rule["ports"]}
+                for peer in rule.get("to", ()):
+                    for label in peer.get("namespaceSelector", {}).get("matchLabels", ()):
+                        labelled |= {(kind, label, port["port"]) for port in rule["ports"]}
+    assert anywhere == {
+        *((kind, 443) for kind in ("bridge", "proxy")),
+        *((kind, 443) for kind in ("chat", "agent", "rag")),
+        *((kind, 5432) for kind in ("rag", "setup")),
+    }
+    assert labelled == {
+        (kind, "qingyu/collects-traces", 4317) for kind in ("bridge", "chat", "agent", "rag", "tool", "proxy")
+    }
+
+
+def test_labels_that_open_a_door_are_what_the_page_tells_to_set(prod: list[Document]) -> None:
+    asked = set(re.findall(r"qingyu/[a-z-]+", yaml.safe_dump(of_kind(prod, "NetworkPolicy"))))
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"kubectl label namespace \S+ (qingyu/[a-z-]+)=true", page)) == asked
