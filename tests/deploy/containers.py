@@ -82,7 +82,8 @@ class Container:
     @property
     def secrets(self) -> set[str]:
         """The Secrets that it must have, without what kustomize adds to a name; with the key where it gets only that one file."""
-        mounted = [volume["secret"] for volume in self.mounts.values() if "secret" in volume]
+        volumes = [volume["secret"] for volume in self.mounts.values() if "secret" in volume]
+        mounted = [secret for secret in volumes if not secret.get("optional")]
         files = {
             f"{secret['secretName']}: {item['key']}" if item else secret["secretName"]
             for secret in mounted

@@ -211,7 +211,9 @@ class Node:
                     (path / name).write_text(pod.localized(text), encoding="utf-8")
             if "secret" in volume:
                 kept = {item["key"] for item in volume["secret"].get("items", ())}
-                for name, text in self.secrets[volume["secret"]["secretName"]].items():
+                held = self.secrets.get(volume["secret"]["secretName"])
+                assert held is not None or volume["secret"].get("optional"), f"{pod.name}: {volume}"
+                for name, text in (held or {}).items():
                     if name in kept or not kept:
                         (path / name).write_text(text, encoding="utf-8")
         return path
