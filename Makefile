@@ -12,6 +12,7 @@ GEN_GO_VERSION := v1.36.11
 GEN_GO_GRPC_VERSION := v1.6.2
 KUSTOMIZE_VERSION := v5.7.1
 KUBECONFORM_VERSION := v0.7.0
+NATSCLI_VERSION := v0.5.1
 
 # A later Python, if one is at hand, for `make test-next`.
 NEXT_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 $$(ls -d $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV); do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -95,7 +96,7 @@ bench: $(VENV)/.ready ## Measures what a call and a model's answer cost, beside 
 proto: $(VENV)/.ready ## Regenerates the code of proto/*.proto
 	@$(BIN)/python -m proto.generate
 
-system: ## Installs the optional tools into tools/ (buf, what the example in Node needs, Go plugins, kustomize, kubeconform, promtool), and nginx, chromium and debootstrap (root, Debian)
+system: ## Installs the optional tools into tools/ (buf, what the example in Node needs, Go plugins, kustomize, kubeconform, promtool, nats), and nginx, chromium and debootstrap (root, Debian)
 	@mkdir -p $(TOOLS)/bin
 	@if command -v npm >/dev/null; then \
 	  npm install --silent --no-fund --no-audit --prefix $(TOOLS)/npm @bufbuild/buf@$(BUF_VERSION) $(EVENTS_NPM) \
@@ -107,8 +108,9 @@ system: ## Installs the optional tools into tools/ (buf, what the example in Nod
 	  && echo "protoc-gen-go $(GEN_GO_VERSION), protoc-gen-go-grpc $(GEN_GO_GRPC_VERSION)" \
 	  && GOBIN=$(TOOLS)/bin go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION) \
 	  && GOBIN=$(TOOLS)/bin go install github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION) \
-	  && echo "kustomize $(KUSTOMIZE_VERSION), kubeconform $(KUBECONFORM_VERSION)"; \
-	else echo "go is not here: the Go client and the check of the manifests are left out, and so are their tests"; fi
+	  && GOBIN=$(TOOLS)/bin go install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION) \
+	  && echo "kustomize $(KUSTOMIZE_VERSION), kubeconform $(KUBECONFORM_VERSION), nats $(NATSCLI_VERSION)"; \
+	else echo "go is not here: the Go client, the check of the manifests and nats are left out, and so are their tests"; fi
 	@test -f $(TOOLS)/schemas/.of-$$(cksum < deploy/schemas.py | cut -d ' ' -f 1) \
 	  || { rm -rf $(TOOLS)/schemas && $(PYTHON) -m deploy.schemas $(TOOLS)/schemas \
 	  && touch $(TOOLS)/schemas/.of-$$(cksum < deploy/schemas.py | cut -d ' ' -f 1); }
