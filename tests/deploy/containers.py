@@ -116,8 +116,10 @@ class Container:
                 held = secrets[key["name"]]
                 if key["key"] in held or not key.get("optional"):
                     found[variable["name"]] = held[key["key"]]
+            elif variable.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.name"}}:
+                found[variable["name"]] = "$(POD_NAME)"  # as it is in a command
             else:
-                found[variable["name"]] = variable.get("value", "")
+                found[variable["name"]] = variable["value"]
         return found
 
     def probe(self, name: str) -> dict[str, Any]:

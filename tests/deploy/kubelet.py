@@ -140,8 +140,16 @@ class Pod:
         Returns:
             The exit status.
         """
-        command = [self.localized(part) for part in self.container.described["lifecycle"]["preStop"]["exec"]["command"]]
-        return subprocess.run([str(nats_server.binary()), *command[1:]], check=False).returncode
+        return self.execute(self.container.described["lifecycle"]["preStop"]["exec"]["command"])
+
+    def execute(self, command: list[str]) -> int:
+        """Run a command in a server's container.
+
+        Returns:
+            The exit status.
+        """
+        localized = [self.localized(part) for part in command]
+        return subprocess.run([str(nats_server.binary()), *localized[1:]], check=False).returncode
 
     def terminate(self) -> None:
         """Send SIGTERM."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jwt
 import psycopg
@@ -72,6 +75,21 @@ def token(user: str, **claims: object) -> str:
 def bearer(user: str) -> tuple[tuple[str, str], ...]:
     """The metadata of a caller with a token."""
     return (("authorization", f"Bearer {token(user)}"),)
+
+
+def asked_by_a_backend(deployed: Deployed, key: str) -> dict[str, Any]:
+    """Ask the proxy something in a user's name.
+
+    Raises:
+        urllib.error.HTTPError: it does not answer, or does not take the key.
+    """
+    body = json.dumps({"messages": [{"role": "user", "content": "灯为什么不能灭？"}]}).encode()
+    headers = {"Content-Type": "application/json", "X-User-Id": "u1", "X-Backend-Key": key}
+    address = f"http://127.0.0.1:{deployed.processes['proxy'].ports[8080]}/api/v1/ai/chat"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(address, body, headers), timeout=30) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
 
 
 def deploy(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+import yaml
 
-from deploy.manifests import Document, of_kind
+from deploy.manifests import K8S, ROOT, Document, documents, of_kind, with_components
 from qingyu_ai.doors.roles import NAMES
 from qingyu_ai.identity.claims import Refused
 from qingyu_ai.identity.tool_tokens import Signer, ToolVerifier
@@ -37,6 +38,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     require_program("openssl")
     folder = tmp_path_factory.mktemp("cluster")
     return installed(folder, trustme.CA().cert_pem.bytes(), **DSNS)
+
+
+def test_page_makes_what_certificates_of_clients_need(tmp_path: Path) -> None:
+    [commands] = blocks("### Certificates of clients")
+    cluster = Cluster(tmp_path)
+    overlay = tmp_path / "deploy/k8s/overlays/prod/kustomization.yaml"
+    overlay.parent.mkdir(parents=True)
+    overlay.write_text((ROOT / overlay.relative_to(tmp_path)).read_text())
+    cluster.run(commands, ISSUER="the-issuer")
+    assert yaml.safe_load(overlay.read_text())["components"][-1] == "../../components/mutual-tls"
+    found = documents(with_components(K8S / "base", ["mutual-tls"]))
+    wanted = set().union(*(container.secrets for container in containers(found) if container.ours))
+    assert wanted & set(cluster.secrets) == {"qingyu-client-tls"}
 
 
 def installed(folder: Path, authority: bytes, **variables: str) -> Cluster:

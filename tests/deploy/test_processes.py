@@ -6,19 +6,20 @@ import copy
 import json
 import re
 import socket
-import urllib.request
+import urllib.error
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
-from deploy.manifests import Document, of_kind
+from deploy.manifests import K8S, Document, documents, of_kind, rendered
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract import tool_pb2 as tool
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc, tool_pb2_grpc
-from tests.deploy.kubelet import SECTIONS
-from tests.deploy.running import BACKEND_KEY, Deployed, bearer, deploy, run_setup
+from tests.deploy.kubelet import SECTIONS, Node
+from tests.deploy.running import BACKEND_KEY, Deployed, asked_by_a_backend, bearer, deploy, run_setup
 from tests.deploy.test_alerts import queried
 from tests.postgres import PostgresProcess
 from tests.waiting import eventually_sync
@@ -65,16 +66,9 @@ def test_bridge_of_the_manifests_takes_nobody_without_a_token(deployed: Deployed
 
 
 def test_proxy_of_the_manifests_takes_a_backend_with_its_key_and_nobody_else(deployed: Deployed) -> None:
-    proxy = deployed.processes["proxy"]
-    body = json.dumps({"messages": [{"role": "user", "content": "灯为什么不能灭？"}]}).encode()
-    headers = {"Content-Type": "application/json", "X-User-Id": "u1", "X-Backend-Key": BACKEND_KEY}
-    address = f"http://127.0.0.1:{proxy.ports[8080]}/api/v1/ai/chat"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(address, body, headers), timeout=30) as answer:
-        assert json.load(answer)["message"]["content"]
-    del headers["X-Backend-Key"]
+    assert asked_by_a_backend(deployed, BACKEND_KEY)["message"]["content"]
     with pytest.raises(urllib.error.HTTPError) as refused:
-        opener.open(urllib.request.Request(address, body, headers), timeout=30)
+        asked_by_a_backend(deployed, "another key")
     assert refused.value.code == 401
     refused.value.close()
 
@@ -174,3 +168,11 @@ def test_server_that_is_to_stop_sends_its_clients_away_and_ends_by_itself(deploy
         deployed.node.wait_for(pod, "readiness", "liveness")
     leaving.start()
     deployed.node.wait_for(leaving, "startup", "readiness")
+
+
+def test_server_of_the_laptop_starts_alone(tmp_path: Path) -> None:
+    node = Node(documents(rendered(K8S / "overlays" / "dev")), {}, tmp_path)
+    try:
+        node.wait_for(node.start("nats"), "startup", "readiness", "liveness")
+    finally:
+        node.close()
