@@ -7,6 +7,7 @@ become folders of a temporary one. Nothing else is changed.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import os
 import re
@@ -63,7 +64,7 @@ class Pod:
             environment |= self._own_ports()
             command, environment = self._node.launch(command, environment)
         else:
-            command[0] = str(nats_server.binary())
+            environment["PATH"] = f"{self._node.programs}{os.pathsep}{os.environ['PATH']}"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, cwd=self._node.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -149,7 +150,8 @@ class Pod:
             The exit status.
         """
         localized = [self.localized(part) for part in command]
-        return subprocess.run([str(nats_server.binary()), *localized[1:]], check=False).returncode
+        path = f"{self._node.programs}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(localized, env={**os.environ, "PATH": path}, check=False).returncode
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -197,6 +199,16 @@ class Node:
         self._config = {HASH.sub("", d["metadata"]["name"]): d for d in found if d["kind"] == "ConfigMap"}
         self._ports: dict[tuple[str, int], int] = {}
 
+    @functools.cached_property
+    def programs(self) -> Path:
+        """What the image of NATS has, and a `sleep` for who waits for a minute."""
+        folder = self.folder / "programs"
+        folder.mkdir()
+        (folder / "nats-server").symlink_to(nats_server.binary())
+        (folder / "sleep").write_text('#!/bin/sh\ntouch "$0.began"; exec /bin/sleep 0.1\n', encoding="utf-8")
+        (folder / "sleep").chmod(0o755)
+        return folder
+
     def port(self, pod: str, number: int) -> int:
         """The port of this machine for a port of a pod."""
         if (pod, number) not in self._ports:
@@ -228,7 +240,8 @@ class Node:
 
     def container(self, kind: str, name: str = "") -> Container:
         """A container by its workload, and by its name where there are several."""
-        [found] = [c for c in self._containers if c.kind == kind and (c.described["name"] == name or not name)]
+        named = [c for c in self._containers if c.kind == kind and c.described["name"] == name]
+        [found] = named or [c for c in self._containers if c.kind == kind and not c.first and not name]
         return found
 
     def start(self, kind: str, index: int = 0, name: str = "") -> Pod:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
-import shlex
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,7 @@ import nats.errors
 import pytest
 import trustme
 
-from deploy.manifests import K8S, ROOT, documents, with_components
+from deploy.manifests import K8S, documents, with_components
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from qingyu_ai.doors.roles import NAMES
@@ -177,19 +175,20 @@ def test_nobody_joins_the_cluster_without_a_certificate_of_its_authority(closed:
     assert greeted(server, 6222, tmp_path, OURS)
 
 
-def test_servers_take_new_certificates_by_the_command_of_the_page(closed: Deployed, tmp_path: Path) -> None:
-    """For clients and for routes, and let nobody go for it."""
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"kubectl -n \$NS exec nats-\$n -- (nats-server [^;`]*)", page)
+def test_servers_take_new_certificates_as_they_run(closed: Deployed, tmp_path: Path) -> None:
+    """For clients and for routes, told by the container beside them, and let nobody go for it."""
     new = certificate("127.0.0.1", "localhost")
     shown = ssl.PEM_cert_to_DER_cert(new["tls.crt"])
     for server in closed.nats:
+        sleeps = closed.node.programs / "sleep.began"
+        sleeps.unlink(missing_ok=True)
+        closed.node.start("nats", server.index, "renewal")
+        eventually_sync(sleeps.exists)  # it has seen what there is
         [mount] = [m for m in server.container.described["volumeMounts"] if m["mountPath"] == "/etc/nats-tls"]
         folder = closed.node.mounted(server, mount)
         for name, text in new.items():
-            (folder / f"{name}.new").write_text(text)
-            os.replace(folder / f"{name}.new", folder / name)
-        assert server.execute(shlex.split(command)) == 0
+            (folder / f".{name}").write_text(text)
+            os.replace(folder / f".{name}", folder / name)
         eventually_sync(lambda server=server: "Reloaded server configuration" in server.log.read_text())  # type: ignore[misc]
         for port in (4222, 6222):
             assert greeted(server, port, tmp_path, OURS) == shown
