@@ -22,7 +22,7 @@ QUIET_SECONDS = 0.002
 """A turn of the loop, and how many of them without a new call are a quiet moment."""
 
 SETTLE_SECONDS = 1.0
-"""How long a quiet moment is waited for, but never more than half of the drain."""
+"""How long a quiet moment is waited for; the drain begins with it, so that a call that came last has all of it."""
 
 SLACK = 64 * 1024
 """Bytes over the message limit that gRPC lets pass, so that we can refuse them with a precise status."""
@@ -105,18 +105,16 @@ async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.
     return server, port
 
 
-async def stop(server: grpc.aio.Server, edge: Edge, seconds: float) -> None:
-    """Take no more calls, and end when those that are open have ended, or after `seconds`.
+async def quiet(edge: Edge) -> None:
+    """Wait for a moment in which nobody calls: the one to stop in.
 
     gRPC's core hands calls over one at a time, a turn of the loop for each. A call of a burst that still stands there
-    when the server stops ends as CANCELLED, which no client tries again. So it stops in a moment in which nobody calls.
+    when the server stops ends as CANCELLED, which no client tries again.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
-    latest = began + min(SETTLE_SECONDS, seconds / 2)
-    arrived, quiet = edge.arrived, 0
-    while quiet < QUIET_TURNS and loop.time() < latest:
+    latest = loop.time() + SETTLE_SECONDS
+    arrived, turns = edge.arrived, 0
+    while turns < QUIET_TURNS and loop.time() < latest:
         await asyncio.sleep(QUIET_SECONDS)
-        quiet = quiet + 1 if edge.arrived == arrived else 0
+        turns = turns + 1 if edge.arrived == arrived else 0
         arrived = edge.arrived
-    await server.stop(max(0.0, began + seconds - loop.time()))
