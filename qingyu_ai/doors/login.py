@@ -13,10 +13,11 @@ from typing import Any
 
 from qingyu_ai.settings import Nats, NatsPasswords
 
-from .certificates import Files, Rotating, client_context, unencrypted
+from .certificates import Files, Rotating, client_context, unencrypted, without_word
 
 SECTION = "QINGYU_NATS"
-FILES = Files(SECTION)
+NO_FILES = Files(SECTION)
+CUT = (ConnectionResetError, BrokenPipeError)
 
 REFUSED = "authorization violation"
 """What a server says, in lower case, to a user or a password that it does not have."""
@@ -54,6 +55,7 @@ class Login:
     user: str = ""
     passwords: Passwords = field(default_factory=Passwords, repr=False)
     encrypted: bool = False
+    files: Files = NO_FILES
     context: Rotating[ssl.SSLContext] | None = None
 
     @classmethod
@@ -70,7 +72,7 @@ class Login:
         encrypted = any(server.startswith("tls://") for server in nats.servers)
         files = Files(SECTION, nats.ca_file, nats.cert_file, nats.key_file)
         context = Rotating(files, lambda pem: client_context(pem, files)) if encrypted else None
-        return cls(role, (nats.user or role) if passwords else "", passwords, encrypted, context)
+        return cls(role, (nats.user or role) if passwords else "", passwords, encrypted, files, context)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -87,7 +89,11 @@ class Login:
 
     def explanation(self, errors: Sequence[Exception]) -> str:
         """What the last error that is about users or certificates says of the settings; empty: none is."""
-        return next(filter(None, map(self._explained, reversed(errors))), "")
+        explained = next(filter(None, map(self._explained, reversed(errors))), "")
+        if not explained and self.encrypted and any(isinstance(e, CUT) for e in errors):
+            # TLS 1.3 has the server see our certificate when we already write: its alert may be lost with the connection.
+            return f"it ends the connection without a word once it is encrypted; most likely {without_word(self.files)}"
+        return explained
 
     def _explained(self, error: Exception) -> str:
         text = str(error).lower()
@@ -98,7 +104,7 @@ class Login:
             return f"it does not let {self.user!r} in: {SECTION}__PASSWORD or {own} is not what the server has for that user"
         if "offers no tls" in text:
             return f"{error}: begin {SECTION}__URL with nats://, or have the server speak TLS"
-        return unencrypted(error, FILES)
+        return unencrypted(error, self.files)
 
 
 def _of_role(role: str, passwords: NatsPasswords) -> str:
