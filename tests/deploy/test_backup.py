@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from nats.aio.client import Client
 
 from deploy.manifests import ROOT, Document, of_kind
 from qingyu_ai.cli import postgres
+from qingyu_ai.doors.roles import STREAMS
 from qingyu_ai.settings import Rag
 from services.rag.database import WORKER_ROLE, Database
 from services.rag.migrate import check, migrate
@@ -24,6 +27,7 @@ from services.rag.searching import Reader
 from services.rag.store import Store
 from tests.certificates import Folder
 from tests.deploy.kubectl import Cluster, blocks
+from tests.deploy.kubelet import Node
 from tests.doors.test_nats_tls import tls_block
 from tests.nats_guarded import GuardedNats
 from tests.optional import require_program, require_tool
@@ -203,3 +207,35 @@ def test_nobody_is_left_who_would_write_or_make_a_stream_while_they_are_restored
     }
     assert set(waited.split(",")) == components
     assert os.linesep.join(blocks("## Restore")[3:]).count("scale deployment") == 2
+
+
+@pytest.mark.timeout(120)
+async def test_server_whose_disk_is_lost_has_everything_again_once_it_is_ready(
+    base: list[Document], tmp_path: Path
+) -> None:
+    node = Node(base, {}, tmp_path)
+    try:
+        servers = [node.start("nats", index) for index in range(3)]
+        for server in servers:
+            node.wait_for(server, "startup", "liveness")
+        job = node.start("setup", name="main")
+        assert job.wait() == 0, job.log.read_text()
+        client = await nats.connect(f"nats://127.0.0.1:{servers[0].ports[4222]}")
+        for number in range(20):
+            await client.jetstream().publish(f"$KV.ai_sessions.s{number}", b"kept")
+        await client.close()
+
+        lost = servers[1]
+        lost.kill()
+        [mount] = [m for m in lost.container.described["volumeMounts"] if m["mountPath"] == "/data"]
+        shutil.rmtree(node.mounted(lost, mount))
+        node.mounted(lost, mount)
+        lost.start()
+        node.wait_for(lost, "startup", "readiness")
+        held = json.loads(lost.get("monitor", "/jsz?streams=true&accounts=true")[1])
+        [account] = held["account_details"]
+        copies = {stream["name"]: stream["state"]["messages"] for stream in account["stream_detail"]}
+        assert set(copies) == set(STREAMS)
+        assert copies["KV_ai_sessions"] == 20
+    finally:
+        node.close()
