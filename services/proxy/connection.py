@@ -12,8 +12,10 @@ import grpc
 from qingyu_ai.bus.fault import Code
 from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted, without_word
 from qingyu_ai.routes import Route, StreamJob
+from qingyu_ai.tracing.context import NOWHERE, Context
 
 from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
+from .spans import Asking
 from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
@@ -114,7 +116,7 @@ class Connection:
             raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
 
     async def unary(
-        self, route: Route[Any, Any], request: Any, metadata: Metadata, seconds: float
+        self, route: Route[Any, Any], request: Any, metadata: Metadata, seconds: float, trace: Context = NOWHERE
     ) -> tuple[Any, Mapping[str, str]]:
         """Ask once.
 
@@ -124,30 +126,41 @@ class Connection:
         Raises:
             AIProxyError: it failed.
         """
-        with translated():
-            named = self._named(metadata)
+        with Asking(route, trace) as asking, translated():
+            named = self._named((*metadata, *asking.metadata))
             call = self._method("unary_unary", route)(request, metadata=named, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
-    async def batch(self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float) -> Any:
+    async def batch(
+        self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float, trace: Context = NOWHERE
+    ) -> Any:
         """Send many requests, and wait for the one reply."""
         self._look_at_certificates()
         method = self._current.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
-        with translated():
-            return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
+        with Asking(route, trace) as asking, translated():
+            named = self._named((*metadata, *asking.metadata))
+            return await method(iter(requests), metadata=named, timeout=seconds)
 
     def stream(
-        self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float | None, silence: float
+        self,
+        route: StreamJob[Any, Any],
+        request: Any,
+        metadata: Metadata,
+        seconds: float | None,
+        silence: float,
+        trace: Context = NOWHERE,
     ) -> Streaming:
         """Ask for a stream.
 
         Args:
             seconds: for all of it; None: as long as the bridge gives a call.
             silence: seconds without a word after which it is given up.
+            trace: in which it is asked.
         """
-        method = self._method("unary_stream", route)
-        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds), silence)
+        method, asking = self._method("unary_stream", route), Asking(route, trace)
+        named = self._named((*metadata, *asking.metadata))
+        return Streaming(method(request, metadata=named, timeout=seconds), silence, asking)
 
     def _method(self, kind: str, route: Route[Any, Any]) -> Any:
         self._look_at_certificates()
@@ -176,10 +189,12 @@ class Streaming:
     Args:
         call: gRPC's.
         silence: seconds without a word after which it is given up.
+        asking: its span.
     """
 
-    def __init__(self, call: Any, silence: float) -> None:
+    def __init__(self, call: Any, silence: float, asking: Asking) -> None:
         self._call = call
+        self._asking = asking
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
@@ -192,9 +207,10 @@ class Streaming:
     def __enter__(self) -> Streaming:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._timer.cancel()
         self._call.cancel()  # a call that has ended takes no notice
+        self._asking.__exit__(kind, error, trace)
 
     def _look(self) -> None:
         """One timer for the whole stream: one for each message would cost as much as the message."""

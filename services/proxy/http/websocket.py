@@ -17,6 +17,7 @@ from .answers import defect, encode, error_response
 from .face import Face
 from .pump import Pump
 from .reading import checked_id, ended, invalid
+from .spans import left, told
 from .sse import SEND_SECONDS
 
 NORMAL, BROKE_RULES, FAILED = 1000, 1008, 1011
@@ -83,6 +84,7 @@ class Socket:
             self._face.doors.check_origin(self._socket)
             who = await self._face.doors.who(self._socket)
         except AIProxyError as e:
+            told(e)
             await self._socket.send_denial_response(error_response(e))
             return
         await self._socket.accept()
@@ -90,7 +92,7 @@ class Socket:
             await self._one_call(who)
             await self._socket.close(NORMAL)
         except (WebSocketDisconnect, TimeoutError):
-            pass  # it has gone; its call lingers, and it may come back
+            left()  # its call lingers, and it may come back
         except AIProxyError as e:
             asked_for = e.kind is CANCELLED
             await self._fail(e, NORMAL if asked_for else BROKE_RULES if e.http_status < 500 else FAILED)
@@ -98,6 +100,7 @@ class Socket:
             await self._fail(defect(streams="websocket"), FAILED)
 
     async def _fail(self, error: AIProxyError, code: int) -> None:
+        told(error)
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
         try:
