@@ -183,7 +183,8 @@ class Calling:
         assert isinstance(call.route, StreamJob)
         position.begin()
         final: StreamChunk | None = None
-        with attempts.one(again=again) as (permit, seconds):
+        # Who follows a call that failed is told so as often as he asks; it was counted when it failed.
+        with attempts.one(again=again, counts=not call.follows) as (permit, seconds):
             if again:
                 await self._connection.ready(min(LINGER_SECONDS, seconds))
             # The time of an attempt bounds how long a stream may be silent: one that goes on is not cut off in the middle of a
