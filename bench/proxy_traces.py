@@ -38,7 +38,7 @@ from services.proxy.http.face import Face
 from services.proxy.http.spans import given
 from services.proxy.http.tickets import Tickets
 from services.proxy.service import AIProxyService
-from services.proxy.spans import caller
+from services.proxy.spans import Asking, caller
 from services.proxy.who import NOBODY
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "夜雨"}]}).encode()
@@ -122,7 +122,7 @@ def hooks() -> None:
     places: dict[str, Callable[[], object]] = {
         "headers of a request": lambda: given({"headers": HEADERS}),
         "trace of a call": caller,
-        "one asking": lambda: connection.Asking(CHAT, trace).__exit__(None, None, None),
+        "one asking": lambda: Asking(CHAT, trace).__exit__(None, None, None),
     }
     for name, place in places.items():
         rounds = timeit.repeat(place, number=100_000, repeat=5)

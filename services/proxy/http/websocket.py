@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from services.proxy.errors import CANCELLED, SLOW_CLIENT, AIProxyError, Invalid
@@ -43,12 +43,17 @@ class ChatFrame(Request):
     request_id: str | None = None
 
 
+def _as_text(given: object) -> object:
+    """An id that is a number may be one in JSON, too."""
+    return str(given) if type(given) is int else given
+
+
 class ResumeFrame(Request):
     """Read a call on; `from` is the `id` of the last chunk."""
 
     type: Literal["resume"]
     request_id: str
-    position: Annotated[str | int, Field(alias="from")] = ""
+    position: Annotated[str, Field(alias="from"), BeforeValidator(_as_text)] = ""
 
 
 class CancelFrame(Request):
@@ -151,7 +156,7 @@ class Socket:
             case ChatFrame():
                 chunks = service.chat_stream(frame.request, who, request_id=request_id, lingers=True)
             case ResumeFrame():
-                chunks = service.follow(request_id, who, event_id=str(frame.position))
+                chunks = service.follow(request_id, who, event_id=frame.position)
         return request_id, chunks
 
     async def _write(self, pump: Pump) -> None:
@@ -182,7 +187,8 @@ class Socket:
             raise WebSocketDisconnect(message.get("code") or NORMAL)
         text = message.get("text")
         if text is None:
-            raise Invalid(("message", "must be a text with JSON in it"))
+            what = "must be a text with JSON in it, not binary"
+            raise Invalid(("message", what), chinese="message：须为文本消息，内容为 JSON，而不是二进制")
         try:
             return frames.validate_json(text)
         except ValidationError as e:
