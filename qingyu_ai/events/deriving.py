@@ -106,19 +106,24 @@ def _of_end(decided: Decided, facts: Facts, end: bus_pb2.End) -> Iterator[Told]:
 
 
 def of_asked(call: Observed, seconds: float, fault: Fault | None, at_ms: int) -> Told:
-    """The one event of a call of an rpc row."""
-    id = f"{call.envelope.call}.0"
+    """The one event of a call of an rpc row.
+
+    Its id names the call and how it ended: a call that failed and is made again under its request id has two events.
+    """
     shared: dict[str, Any] = {
         "at_unix_ms": at_ms,
         "call": about(call),
         "duration_ms": round(seconds * 1000),
         "attempts": 1,
     }
+    message: Any
     if fault is None:
-        return Told(kinds.COMPLETED, id, events.CallCompleted(**shared), at_ms)
-    if fault.code is Code.CANCELLED:
-        return Told(kinds.CANCELLED, id, events.CallCancelled(**shared), at_ms)
-    return Told(kinds.FAILED, id, events.CallFailed(failure=failure(fault), **shared), at_ms)
+        kind, message = kinds.COMPLETED, events.CallCompleted(**shared)
+    elif fault.code is Code.CANCELLED:
+        kind, message = kinds.CANCELLED, events.CallCancelled(**shared)
+    else:
+        kind, message = kinds.FAILED, events.CallFailed(failure=failure(fault), **shared)
+    return Told(kind, f"{call.envelope.call}.{kind.name}", message, at_ms)
 
 
 def failure(fault: Fault) -> events.Failure:

@@ -38,8 +38,6 @@ Data: TypeAlias = (
 DATACLASSES: dict[str, type[Data]] = {type: getattr(v1, type.rpartition(".")[2]) for type in BY_TYPE}
 """By CloudEvents type."""
 
-"""Dataclasses of messages that events are made of."""
-
 NOTHING_SAID = Attributes(id="", source="", type="")
 
 
