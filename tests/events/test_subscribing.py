@@ -13,6 +13,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
@@ -553,3 +555,29 @@ def test_field_of_a_later_release_is_kept() -> None:
         assert isinstance(event.data, v1.CallStarted)
         assert event.data.worker == "w"
         assert bytes(event.data) == newer
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [b"\x28\x07", b"\x1d\xc7\x0c\xbd\x39", b"\x9b\x06\x08\x01\x9c\x06", b"\x9a\x06\x05ab"],
+    ids=["a number", "another wire type", "a group", "cut"],
+)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_what_a_later_release_has_written_is_read_right_or_handed_over_raw(kind: Kind, newer: bytes) -> None:
+    """An error here would come again with the event, each time."""
+    message = filled(kind.message)
+    for data in (message.SerializeToString() + newer, newer + message.SerializeToString()):
+        event = read("s", data, {**LEAST, "ce-type": kind.type}, 1, 1)
+        if isinstance(event.data, bytes):
+            assert event.data == data
+        else:
+            again, sent = kind.message.FromString(bytes(event.data)), kind.message.FromString(data)
+            again.DiscardUnknownFields()
+            sent.DiscardUnknownFields()
+            assert again == sent
+
+
+@given(st.sampled_from(KINDS), st.binary(max_size=30), st.integers(0, 200))
+def test_nothing_that_is_in_an_event_ends_a_subscription(kind: Kind, put: bytes, at: int) -> None:
+    data = filled(kind.message).SerializeToString()
+    read("s", data[:at] + put + data[at:], {**LEAST, "ce-type": kind.type}, 1, 1)
