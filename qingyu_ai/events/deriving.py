@@ -50,7 +50,9 @@ def of_decision(decided: Decided) -> list[Told]:
     a reopening, or when the same request id runs again because its record has expired.
     """
     held = decided.record
-    told = [_of_end(decided, one.revision, one.at_ms, one.epoch, one.claims, one.deaths, one.end) for one in held.earlier]
+    told = [
+        _of_end(decided, one.revision, one.at_ms, one.epoch, one.claims, one.deaths, one.end) for one in held.earlier
+    ]
     claims = len(held.claims)
     told.append(_of_end(decided, decided.revision, held.at_ms, held.epoch, claims, held.deaths, held.end))
     return told

@@ -191,7 +191,9 @@ class Subscription:
             made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
             self._done, self._pending = int(made["ack_floor"]["stream_seq"]), int(made["num_pending"])
             queue = Queue(topology.EVENTS, self._name, "")
-            self._puller = await bus.pull(queue, lambda: HELD - len(self._waiting) - len(self._beyond), self._on_delivery)
+            self._puller = await bus.pull(
+                queue, lambda: HELD - len(self._waiting) - len(self._beyond), self._on_delivery
+            )
         except TransportError as e:
             await self.close()
             if isinstance(e, StoreRefused) and e.code == consumers.NO_STREAM:

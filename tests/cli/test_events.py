@@ -244,7 +244,9 @@ def test_times_that_are_understood() -> None:
 
 
 @pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/New_York", "UTC"])
-@pytest.mark.parametrize("said", ["", "yesterday", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z"])
+@pytest.mark.parametrize(
+    "said", ["", "yesterday", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z"]
+)
 def test_any_time_can_be_shown(zone: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()

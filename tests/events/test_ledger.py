@@ -87,7 +87,11 @@ async def test_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
 
 
 async def test_entry_that_cannot_be_written_is_not_acknowledged(
-    connect: Callable[[], Awaitable[Bus]], settings: BusSettings, nats_process: AnyNats, tmp_path: Path, open_ledger: Open
+    connect: Callable[[], Awaitable[Bus]],
+    settings: BusSettings,
+    nats_process: AnyNats,
+    tmp_path: Path,
+    open_ledger: Open,
 ) -> None:
     ledger = open_ledger(tmp_path / "l.db")
     name = ledger.subscription
