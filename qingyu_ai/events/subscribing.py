@@ -134,10 +134,12 @@ class Subscription:
                 if not self._durable:
                     self._done = max(self._done, one.sequence)
                 yield read(one.subject, one.data, one.headers, one.sequence, one.delivery, typed=self._typed)
-                one.ack()
+                assert self._puller is not None
+                assert self._bus is not None
+                if self._bus.connected:  # otherwise it comes again, and is known
+                    one.ack()
                 self._given.append(one.sequence)
                 self._current, self._moved = None, time.monotonic()
-                assert self._puller is not None
                 self._puller.renew()
         finally:
             if opened_here:
@@ -253,7 +255,7 @@ class Subscription:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             rounds += 1
-            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0:
+            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0 and self._bus is not None and self._bus.connected:
                 for one in self._held:
                     one.in_progress()
             try:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
+import structlog
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -482,6 +483,24 @@ class TestOfABrokerThatComesAndGoes:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
         assert found == told
+        await bus.close()
+
+    async def test_replay_goes_on_over_a_restart_and_complains_of_nothing_else(
+        self, own: NatsProcess, settings: BusSettings
+    ) -> None:
+        settings = settings.model_copy(update={"replicas": 1})
+        bus = await NatsBus.open(own.servers, "test", on_closed=lambda: None)
+        await bus.ensure_topology(settings)
+        told = await tell(bus, count=600)  # more than it holds
+        found: list[int] = []
+        with structlog.testing.capture_logs() as logs:
+            async with asyncio.timeout(40), subscribe(own.servers, since=BEGINNING, follow=False) as events:
+                async for event in events:
+                    found.append(event.sequence)
+                    if len(found) == 10:
+                        await asyncio.to_thread(own.restart)
+        assert found == told
+        assert not [line for line in logs if line["event"] == "job_answer_lost"]
         await bus.close()
 
     async def test_stream_that_was_made_anew_is_read_from_its_beginning(
