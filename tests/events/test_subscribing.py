@@ -3,93 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import pytest
 import structlog
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
-from qingyu_ai.bus.consumers import Consumers
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.observing import Observed
-from qingyu_ai.bus.stream_api import StreamApi
-from qingyu_ai.bus.subjects import project_token
 from qingyu_ai.contract import events_pb2
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
 from qingyu_ai.events import BEGINNING, Event, Subscription, Unreachable, cloudevents, subscribe, subscribing
-from qingyu_ai.events.kinds import KINDS, Kind
 from qingyu_ai.events.publishing import Publisher
-from qingyu_ai.events.received import DATACLASSES, read
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import clean
+from tests.events.reading import put, read_all, sequences, take, tell
 from tests.nats_cluster import AnyNats
 from tests.nats_process import NatsProcess
 from tests.waiting import eventually
-
-numbers = itertools.count(1)
-
-LEAST = {"ce-id": "1", "ce-source": "/s", "ce-specversion": "1.0"}
-
-TYPE_NAMES = {FieldDescriptor.CPPTYPE_STRING: "string", FieldDescriptor.CPPTYPE_BOOL: "bool"}
-
-
-@pytest.fixture
-async def bus(nats_process: AnyNats, settings: BusSettings) -> AsyncIterator[NatsBus]:
-    await clean(nats_process, settings)
-    bus = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
-    yield bus
-    await bus.close()
-
-
-async def tell(bus: NatsBus, *, service: str = "chat", project: str = "", count: int = 1) -> list[int]:
-    """Store so many events.
-
-    Returns:
-        Their sequences.
-    """
-    return [
-        await put(bus, f"ai.events.v1.{service}.started.{project_token(project)}", f"e{next(numbers)}")
-        for _ in range(count)
-    ]
-
-
-async def put(bus: NatsBus, subject: str, id: str, type: str = "qingyu.ai.events.v1.CallStarted") -> int:
-    data = events_pb2.CallStarted(worker=id).SerializeToString()
-    headers = cloudevents.encode(id, "/s", type, 1_700_000_000_000, "c", "", unique=False)
-    return await bus.store(subject, data, headers=headers, timeout=2)
-
-
-async def take(subscription: Subscription, count: int) -> list[Event]:
-    """Read so many events to their end."""
-    found: list[Event] = []
-    async with asyncio.timeout(15), contextlib.AsyncExitStack() as stack:
-        if subscription._bus is None:
-            await stack.enter_async_context(subscription)
-        async for event in subscription:
-            found.append(event)
-            if len(found) == count:
-                # It is acknowledged when the loop asks for another, which may never come.
-                current = subscription._current
-                assert current is not None
-                current.ack()
-                subscription._current = None
-                break
-    return found
-
-
-def sequences(found: list[Event]) -> list[int]:
-    return [event.sequence for event in found]
 
 
 async def test_subscription_begins_where_it_is_told(bus: NatsBus, nats_process: AnyNats) -> None:
@@ -261,137 +194,6 @@ async def test_what_a_lost_subscriber_held_comes_again_though_their_common_consu
             await asyncio.gather(reader, return_exceptions=True)
 
 
-async def read_all(subscription: Subscription) -> list[int]:
-    """The sequences of one that ends by itself."""
-    async with asyncio.timeout(20), subscription:
-        return [event.sequence async for event in subscription]
-
-
-class TestThatEnds:
-    """`follow=False`: what there was when it began, all of it, and then the end."""
-
-    async def test_it_ends_with_the_last_one_though_more_come_all_the_while(
-        self, bus: NatsBus, nats_process: AnyNats
-    ) -> None:
-        told = await tell(bus, count=5)
-        found: list[int] = []
-        async with asyncio.timeout(20), subscribe(nats_process.servers, since=BEGINNING, follow=False) as events:
-            async for event in events:
-                found.append(event.sequence)
-                await tell(bus)
-        assert found == told
-
-    async def test_it_ends_at_once_where_there_is_nothing(self, bus: NatsBus, nats_process: AnyNats) -> None:
-        await tell(bus)
-        assert await read_all(subscribe(nats_process.servers, since=BEGINNING, service="rag", follow=False)) == []
-
-    async def test_consumer_that_is_lost_meanwhile_costs_no_event_and_repeats_none(
-        self, bus: NatsBus, nats_process: AnyNats
-    ) -> None:
-        told = await tell(bus, count=5)
-        found: list[int] = []
-        async with asyncio.timeout(20), subscribe(nats_process.servers, since=BEGINNING, follow=False) as events:
-            consumers = Consumers(StreamApi(bus.ask), topology.EVENTS, 30)
-            async for event in events:
-                found.append(event.sequence)
-                if len(found) == 1:
-                    await consumers.drop(events._name)
-                    await eventually(lambda: consumers.find(events._name))
-        assert found == told
-
-    async def test_reader_that_was_stopped_for_long_is_given_each_event_once(
-        self, bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(subscribing, "ACK_WAIT_SECONDS", 0.5)
-        monkeypatch.setattr(subscribing, "LOOK_SECONDS", 3600.0)  # it does not come to say that it holds them
-        monkeypatch.setattr(subscribing, "HELD", 3)
-        told = await tell(bus, count=8)
-        found: list[int] = []
-        async with asyncio.timeout(20), subscribe(nats_process.servers, since=BEGINNING, follow=False) as events:
-            async for event in events:
-                found.append(event.sequence)
-                if len(found) == 1:
-                    consumer = (topology.EVENTS, events._name)
-
-                    async def again(consumer: tuple[str, str] = consumer) -> bool:
-                        return bool((await bus.jetstream.consumer_info(*consumer)).num_redelivered)
-
-                    await eventually(again)
-        assert found == told
-
-    async def test_events_that_are_erased_meanwhile_are_not_waited_for(
-        self, bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(subscribing, "HELD", 1)
-        told = await tell(bus, count=5)
-        found: list[int] = []
-        async with asyncio.timeout(20), subscribe(nats_process.servers, since=BEGINNING, follow=False) as events:
-            async for event in events:
-                found.append(event.sequence)
-                if len(found) == 1:
-                    await bus.jetstream.purge_stream(topology.EVENTS)
-        assert found in (told[:1], told[:2])
-
-    async def test_what_somebody_else_holds_under_the_same_name_is_not_waited_for_for_ever(
-        self, bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(subscribing, "ACK_WAIT_SECONDS", 0.5)
-        monkeypatch.setattr(subscribing, "LOOK_SECONDS", 0.1)
-        monkeypatch.setattr(subscribing, "HELD", 1)
-        servers = nats_process.servers
-        told = await tell(bus, count=4)
-        async with subscribe(servers, durable="d", since=BEGINNING) as busy:
-            reading = aiter(busy)
-            assert (await anext(reading)).sequence == told[0]
-            await eventually(lambda: len(busy._waiting) == 1)
-            assert await read_all(subscribe(servers, durable="d", follow=False)) == told[2:]
-
-    async def test_what_was_left_by_a_reader_before_is_read_too(
-        self, bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(subscribing, "ACK_WAIT_SECONDS", 1.0)
-        servers = nats_process.servers
-        told = await tell(bus, count=4)
-        before = subscribe(servers, durable="d", since=BEGINNING)
-        async with before:
-            assert (await anext(aiter(before))).sequence == told[0]
-            assert before._bus is not None
-            await before._bus.close()  # it dies with all of them in its hands
-        assert sorted(await read_all(subscribe(servers, durable="d", follow=False))) == told
-
-
-async def test_loop_ends_when_somebody_closes_its_subscription(bus: NatsBus, nats_process: AnyNats) -> None:
-    events = subscribe(nats_process.servers)
-    reading = asyncio.create_task(read_all(events))
-    await eventually(lambda: events._puller is not None and events._watch is not None)
-    await events.close()
-    assert await asyncio.wait_for(reading, 10) == []
-
-
-async def test_subscription_that_is_closed_says_so(bus: NatsBus, nats_process: AnyNats) -> None:
-    [told] = await tell(bus)
-    events = subscribe(nats_process.servers, since=BEGINNING)
-    assert sequences(await take(events, 1)) == [told]
-    with pytest.raises(Unreachable, match=r"is closed: subscribe anew.*请重新订阅"):
-        await asyncio.wait_for(anext(aiter(events)), 5)
-
-
-async def test_whoever_gives_up_while_it_opens_leaves_no_connection(
-    bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def never(*args: object, **more: object) -> dict[str, Any]:
-        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(Consumers, "make", never)
-    events = subscribe(nats_process.servers)
-    opening = asyncio.create_task(read_all(events))
-    await eventually(lambda: events._generation)
-    opening.cancel()
-    await asyncio.gather(opening, return_exceptions=True)
-    assert events._bus is not None
-    assert not events._bus.connected
-
-
 async def test_lag_is_visible(bus: NatsBus, nats_process: AnyNats) -> None:
     await tell(bus, count=5)
     async with subscribe(nats_process.servers, since=BEGINNING) as events:
@@ -540,63 +342,3 @@ async def test_publisher_and_subscriber_agree(bus: NatsBus, nats_process: AnyNat
     assert accepted.data.call is not None
     assert (accepted.data.call.target, accepted.data.call.user) == ("plot", "张三")
     assert (tool.data.tool, tool.data.duration_ms, tool.id) == ("count_words", 250, f"{'c' * 32}.tool.4.1")
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_dataclass_is_what_betterproto2_would_read(kind: Kind) -> None:
-    """It is built from protobuf's message, because that takes a seventh of the time."""
-    message = filled(kind.message)
-    for data in (message.SerializeToString(), b""):
-        event = read("s", data, {**LEAST, "ce-type": kind.type}, 1, 1)
-        assert event.data == DATACLASSES[kind.type].parse(data)
-        assert not isinstance(event.data, bytes)
-        assert bytes(event.data) == data
-
-
-def filled(message: type[Message]) -> Message:
-    """A message with something in every field."""
-    made = message()
-    for field in made.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            getattr(made, field.name).CopyFrom(filled(GetMessageClass(cast(Descriptor, field.message_type))))
-        else:
-            setattr(made, field.name, {"string": "青羽", "bool": True}.get(TYPE_NAMES.get(field.cpp_type, ""), 7))
-    return made
-
-
-def test_field_of_a_later_release_is_kept() -> None:
-    data = events_pb2.CallStarted(worker="w", call=events_pb2.Call(id="c")).SerializeToString()
-    for newer in (
-        data + b"\x98\x06\x01",
-        b"\x12\x03\x98\x06\x01" + b"\x1a\x01w",
-    ):  # field 99, outside and inside `call`
-        event = read("s", newer, {**LEAST, "ce-type": "qingyu.ai.events.v1.CallStarted"}, 1, 1)
-        assert isinstance(event.data, v1.CallStarted)
-        assert event.data.worker == "w"
-        assert bytes(event.data) == newer
-
-
-@pytest.mark.parametrize(
-    "newer",
-    [b"\x28\x07", b"\x1d\xc7\x0c\xbd\x39", b"\x9b\x06\x08\x01\x9c\x06", b"\x9a\x06\x05ab"],
-    ids=["a number", "another wire type", "a group", "cut"],
-)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_what_a_later_release_has_written_is_read_right_or_handed_over_raw(kind: Kind, newer: bytes) -> None:
-    """An error here would come again with the event, each time."""
-    message = filled(kind.message)
-    for data in (message.SerializeToString() + newer, newer + message.SerializeToString()):
-        event = read("s", data, {**LEAST, "ce-type": kind.type}, 1, 1)
-        if isinstance(event.data, bytes):
-            assert event.data == data
-        else:
-            again, sent = kind.message.FromString(bytes(event.data)), kind.message.FromString(data)
-            again.DiscardUnknownFields()
-            sent.DiscardUnknownFields()
-            assert again == sent
-
-
-@given(st.sampled_from(KINDS), st.binary(max_size=30), st.integers(0, 200))
-def test_nothing_that_is_in_an_event_ends_a_subscription(kind: Kind, put: bytes, at: int) -> None:
-    data = filled(kind.message).SerializeToString()
-    read("s", data[:at] + put + data[at:], {**LEAST, "ce-type": kind.type}, 1, 1)
