@@ -98,7 +98,11 @@ async def main() -> int:
     arguments.add_argument("--nats", default="nats://127.0.0.1:4222", help="addresses, comma separated")
     arguments.add_argument("--database", type=Path, default=Path("ledger.db"))
     options = arguments.parse_args()
-    ledger = Ledger(options.database)
+    try:
+        ledger = Ledger(options.database)
+    except sqlite3.Error as e:
+        print(f"{options.database} is no ledger: {e}。无法打开账本", file=sys.stderr)
+        return 1
     keeping = asyncio.create_task(keep(options.nats, ledger))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, keeping.cancel)
@@ -107,6 +111,9 @@ async def main() -> int:
             await keeping
     except Unreachable as e:
         print(e, file=sys.stderr)
+        return 1
+    except sqlite3.Error as e:  # a full disk: what is not on it is not acknowledged, and comes again
+        print(f"{options.database} cannot be written: {e}。无法写入账本", file=sys.stderr)
         return 1
     finally:
         ledger.close()

@@ -30,12 +30,16 @@ async function main([servers = "nats://127.0.0.1:4222", proto = "proto/events.pr
   const consumer = await jetstream(connection).consumers.get(STREAM, made.name);
   const seen = new Set(); // an event may come twice, with the same source and id
   for await (const message of await consumer.consume()) {
-    const id = `${attribute(message.headers, "source")} ${attribute(message.headers, "id")}`;
-    if (!seen.has(id)) {
-      seen.add(id);
-      const type = types.lookupType(attribute(message.headers, "type")); // the full name of its message
-      const event = type.toObject(type.decode(message.data), { longs: Number, defaults: true });
-      console.log(JSON.stringify({ id: attribute(message.headers, "id"), user: event.call.user, usage: event.usage }));
+    try {
+      const id = `${attribute(message.headers, "source")} ${attribute(message.headers, "id")}`;
+      if (!seen.has(id)) {
+        const type = types.lookupType(attribute(message.headers, "type")); // the full name of its message
+        const event = type.toObject(type.decode(message.data), { longs: Number, defaults: true });
+        console.log(JSON.stringify({ id: attribute(message.headers, "id"), user: event.call?.user, usage: event.usage }));
+        seen.add(id);
+      }
+    } catch (error) {
+      console.error(`usage_events: message ${message.seq} cannot be read: ${error.message}`); // it would be no better again
     }
     message.ack();
     if (seen.size >= Number(count)) {

@@ -54,7 +54,7 @@ def configure_logging(settings: Log, process: str, to: TextIO | None = None) -> 
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer()
+        else structlog.dev.ConsoleRenderer(colors=to.isatty())
     )
     structlog.configure(
         processors=[*shared, renderer],

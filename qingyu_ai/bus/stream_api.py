@@ -81,6 +81,11 @@ class StreamApi:
         """See `transport.Bus.generation`."""
         return str((await self._info(stream))["created"])
 
+    async def span(self, stream: str) -> tuple[str, int]:
+        """A stream's generation, and the sequence of its last message."""
+        info = await self._info(stream)
+        return str(info["created"]), int(info["state"]["last_seq"])
+
     async def used(self, stream: str) -> Usage:
         """See `transport.Bus.used`."""
         info = await self._info(stream)

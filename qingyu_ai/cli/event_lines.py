@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-from datetime import UTC, datetime
+import re
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -30,6 +31,14 @@ STYLES = {
 }
 """By event; the others are everyday."""
 
+NO_TIME = "--.-- --:--:--.---"
+
+LONGEST = 200
+"""Characters of a value in a line for a person."""
+
+_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""Characters that JSON leaves as they are, and terminals or line-wise readers obey."""
+
 CALL_DIGITS = 8
 """Of a call id: enough to tell the calls on one screen apart."""
 
@@ -49,6 +58,7 @@ def as_json(event: Event) -> str:
     """One line of JSON."""
     attributes = event.attributes
     line: dict[str, Any] = {
+        **attributes.extensions,
         "specversion": SPEC_VERSION,
         "id": attributes.id,
         "source": attributes.source,
@@ -58,8 +68,9 @@ def as_json(event: Event) -> str:
         "datacontenttype": attributes.content_type,
         "traceparent": attributes.traceparent,
         "sequence": str(event.sequence),
-        **attributes.extensions,
     }
+    if not attributes.id:  # no CloudEvent: what there is to find it by
+        line = {"natssubject": event.subject, "sequence": str(event.sequence)}
     line = {name: value for name, value in line.items() if value}
     message = message_of(event)
     if message is not None:
@@ -68,16 +79,15 @@ def as_json(event: Event) -> str:
         line["data"] = MessageToDict(message, preserving_proto_field_name=True)
     elif isinstance(event.data, bytes):
         line["data_base64"] = base64.b64encode(event.data).decode()
-    return json.dumps(line, ensure_ascii=False)
+    return _OBEYED.sub(lambda c: f"\\u{ord(c[0]):04x}", json.dumps(line, ensure_ascii=False))
 
 
 def as_line(event: Event) -> Text:
     """One line for a person, in local time."""
-    at = (event.time or datetime.fromtimestamp(0, UTC)).astimezone()
     parts = event.subject.split(".")
     service, name = (parts[3], parts[4]) if len(parts) == 6 else ("", "")
     text = Text.assemble(
-        (f"{at:%H:%M:%S}.{at.microsecond // 1000:03d} ", "dim"),
+        (f"{_clock(event)} ", "dim"),
         f"{printable(service):<6} ",
         (f"{printable(name):<16} ", STYLES.get(name, "")),
     )
@@ -88,8 +98,17 @@ def as_line(event: Event) -> Text:
         return text
     for word, value in _facts(message):
         text.append(f" {word}=", "dim")
-        text.append(printable(value))
+        text.append(printable(value if len(value) <= LONGEST else f"{value[:LONGEST]}…"))
     return text
+
+
+def _clock(event: Event) -> str:
+    at = event.time
+    if at is not None:
+        with contextlib.suppress(OverflowError, ValueError):  # of the first or the last day that there is
+            at = at.astimezone()
+            return f"{at:%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
+    return NO_TIME
 
 
 def _facts(message: Any) -> list[tuple[str, str]]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import TextIO
+
+from rich.text import Text
 
 from qingyu_ai.doors.login import Login
 from qingyu_ai.events import BEGINNING, NOW, Subscription, Unreachable, subscribe
@@ -18,8 +22,9 @@ from .console import Terminal, complain
 from .event_lines import as_json as json_line
 from .event_lines import as_line, message_of
 from .interrupt import Interrupt
+from .line_writer import LineWriter, NotWritten
 
-UNREACHABLE_STATUS = 1
+FAILED_STATUS = 1
 USAGE_STATUS = 2
 
 AGO = re.compile(r"(\d{1,6})([smhd])")
@@ -52,7 +57,7 @@ async def show(
     Returns:
         The exit status.
     """
-    configure_logging(Log(level="error", format="console"), "events", sys.stderr)
+    configure_logging(Log(level="warning", format="console"), "events", sys.stderr)
     try:
         subscription = subscribe(
             settings.nats.servers,
@@ -79,21 +84,49 @@ async def show(
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await printing
-        except Unreachable as e:
+        except (Unreachable, NotWritten) as e:
             complain([str(e)])
-            return UNREACHABLE_STATUS
+            return FAILED_STATUS
     return 0
 
 
+class Rendering(io.StringIO):
+    """Makes bytes of lines, with colours if a terminal is to show them."""
+
+    def __init__(self, shown: TextIO) -> None:
+        super().__init__()
+        self._shown = shown
+        self._terminal = Terminal(self)
+
+    def isatty(self) -> bool:
+        """Whether it is for a terminal."""
+        return self._shown.isatty()
+
+    def line(self, text: Text) -> bytes:
+        """One line; what its reader's encoding does not have is spelt out."""
+        self._terminal.print(text)
+        made = self.getvalue().encode(self._shown.encoding, "backslashreplace")
+        self.seek(0)
+        self.truncate()
+        return made
+
+
 async def _print(subscription: Subscription, user: str, *, as_json: bool) -> None:
-    terminal = Terminal()
-    async with subscription:
-        async for one in subscription:
-            if user:
-                call = getattr(message_of(one), "call", None)
-                if call is None or call.user != user:
-                    continue
-            terminal.print(json_line(one) if as_json else as_line(one))
+    rendering, writer = Rendering(sys.stdout), LineWriter(sys.stdout.fileno())
+    try:
+        async with subscription:
+            async for one in subscription:
+                if user:
+                    call = getattr(message_of(one), "call", None)
+                    if call is None or call.user != user:
+                        continue
+                # JSON is UTF-8, whatever a terminal has.
+                line = f"{json_line(one)}\n".encode() if as_json else rendering.line(as_line(one))
+                await writer.write(line)
+                if writer.gone:
+                    return
+    finally:
+        await writer.close()
 
 
 def start_of(text: str, now: datetime) -> Since:
@@ -107,9 +140,9 @@ def start_of(text: str, now: datetime) -> Since:
     """
     if text in ("now", "beginning"):
         return NOW if text == "now" else BEGINNING
-    if ago := AGO.fullmatch(text):
-        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := AGO.fullmatch(text):
+            return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadTime(

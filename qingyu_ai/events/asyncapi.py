@@ -107,7 +107,7 @@ def _headers(kind: Kind) -> dict[str, Any]:
         "ce-traceparent": {**text, "description": "W3C trace context of the caller, if it sent one."},
         "content-type": {"const": CONTENT_TYPE},
     }
-    if kind.kept:
+    if kind.unique:
         properties[MESSAGE_ID] = {**text, "description": "As ce-id: within two minutes the stream stores an id once."}
     needed = [name for name in properties if name not in ("ce-traceparent", MESSAGE_ID)]
     return {"type": "object", "properties": properties, "required": needed}

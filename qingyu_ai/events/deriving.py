@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qingyu_ai.bus.fault import Code, Fault
@@ -43,82 +43,66 @@ def about(call: Observed, epoch: int | None = None) -> events.Call:
     )
 
 
-def of_decision(decided: Decided) -> Iterator[Told]:
+def of_decision(decided: Decided) -> list[Told]:
     """The events of a decided call: of each decision that was reopened, and of the last one.
 
     The id of an event is the call's with the revision of its decision: the same for everybody who finds it, and another one after
     a reopening, or when the same request id runs again because its record has expired.
     """
     held = decided.record
-    for one in held.earlier:
-        facts = Facts(one.revision, one.at_ms, one.epoch, one.claims, one.deaths)
-        yield from _of_end(decided, facts, one.end)
-    yield from _of_end(
-        decided, Facts(decided.revision, held.at_ms, held.epoch, len(held.claims), held.deaths), held.end
-    )
+    told = [
+        _of_end(decided, one.revision, one.at_ms, one.epoch, one.claims, one.deaths, one.end) for one in held.earlier
+    ]
+    claims = len(held.claims)
+    told.append(_of_end(decided, decided.revision, held.at_ms, held.epoch, claims, held.deaths, held.end))
+    return told
 
 
-class Facts(NamedTuple):
-    """Of one decision. A tuple: one is made for every call."""
-
-    revision: int
-    at_ms: int
-    epoch: int
-    claims: int
-    deaths: int
-
-
-def _of_end(decided: Decided, facts: Facts, end: bus_pb2.End) -> Iterator[Told]:
-    at_ms, claims = facts.at_ms, decided.record.claims
-    call = about(decided.call, facts.epoch)
-    id = f"{call.id}.{facts.revision}"
+def _of_end(
+    decided: Decided, revision: int, at_ms: int, epoch: int, claims: int, deaths: int, end: bus_pb2.End
+) -> Told:
+    """The event of one decision, whose facts these are. No generator and no object for them: one is made for every call."""
+    trailers = end.trailers
+    id = f"{decided.call.envelope.call}.{revision}"
     shared: dict[str, Any] = {
         "at_unix_ms": at_ms,
-        "call": call,
-        "usage": usage(end.trailers),
-        "duration_ms": max(0, at_ms - claims[0].at_ms) if facts.claims else 0,
-        "attempts": facts.claims,
+        "call": about(decided.call, epoch),
+        "usage": usage(trailers),
+        "duration_ms": max(0, at_ms - decided.record.claims[0].at_ms) if claims else 0,
+        "attempts": claims,
     }
     if not end.status:
-        yield Told(
-            kinds.COMPLETED,
-            id,
-            events.CallCompleted(
-                finish_reason=end.trailers.get("x-finish-reason", ""),
-                agent_status=end.trailers.get("x-agent-status", ""),
-                **shared,
-            ),
-            at_ms,
-        )
-        return
+        finish_reason, agent_status = trailers.get("x-finish-reason", ""), trailers.get("x-agent-status", "")
+        message = events.CallCompleted(finish_reason=finish_reason, agent_status=agent_status, **shared)
+        return Told(kinds.COMPLETED, id, message, at_ms)
     fault = Fault.from_status(end.status)
     if fault.code is Code.CANCELLED:
-        yield Told(kinds.CANCELLED, id, events.CallCancelled(**shared), at_ms)
-    elif fault.reason in PUT_ASIDE:
-        yield Told(
-            kinds.DEAD_LETTERED,
-            id,
-            events.CallDeadLettered(failure=failure(fault), deaths=facts.deaths, **shared),
-            at_ms,
-        )
-    else:
-        yield Told(kinds.FAILED, id, events.CallFailed(failure=failure(fault), **shared), at_ms)
+        return Told(kinds.CANCELLED, id, events.CallCancelled(**shared), at_ms)
+    if fault.reason in PUT_ASIDE:
+        aside = events.CallDeadLettered(failure=failure(fault), deaths=deaths, **shared)
+        return Told(kinds.DEAD_LETTERED, id, aside, at_ms)
+    return Told(kinds.FAILED, id, events.CallFailed(failure=failure(fault), **shared), at_ms)
 
 
 def of_asked(call: Observed, seconds: float, fault: Fault | None, at_ms: int) -> Told:
-    """The one event of a call of an rpc row."""
-    id = f"{call.envelope.call}.0"
+    """The one event of a call of an rpc row.
+
+    Its id names the call and how it ended: a call that failed and is made again under its request id has two events.
+    """
     shared: dict[str, Any] = {
         "at_unix_ms": at_ms,
         "call": about(call),
         "duration_ms": round(seconds * 1000),
         "attempts": 1,
     }
+    message: Any
     if fault is None:
-        return Told(kinds.COMPLETED, id, events.CallCompleted(**shared), at_ms)
-    if fault.code is Code.CANCELLED:
-        return Told(kinds.CANCELLED, id, events.CallCancelled(**shared), at_ms)
-    return Told(kinds.FAILED, id, events.CallFailed(failure=failure(fault), **shared), at_ms)
+        kind, message = kinds.COMPLETED, events.CallCompleted(**shared)
+    elif fault.code is Code.CANCELLED:
+        kind, message = kinds.CANCELLED, events.CallCancelled(**shared)
+    else:
+        kind, message = kinds.FAILED, events.CallFailed(failure=failure(fault), **shared)
+    return Told(kind, f"{call.envelope.call}.{kind.name}", message, at_ms)
 
 
 def failure(fault: Fault) -> events.Failure:

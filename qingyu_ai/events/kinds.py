@@ -27,11 +27,18 @@ class Kind:
     """For a reader of the AsyncAPI document."""
     kept: bool = False
     """It follows from a record, and is never shed."""
+    once: bool = False
+    """Not kept, and stored once all the same: several may tell it."""
 
     @property
     def type(self) -> str:
         """The CloudEvents type."""
         return str(self.message.DESCRIPTOR.full_name)
+
+    @property
+    def unique(self) -> bool:
+        """Whether it has a message id, so that the stream stores one of several."""
+        return self.kept or self.once
 
     def subject(self, service: str, project: str = "") -> str:
         """Where it is published.
@@ -54,9 +61,9 @@ DEAD_LETTERED = Kind(
     "dead_lettered", events.CallDeadLettered, JOB_SERVICES, "A call ended with an error, and its job is put aside.", kept=True)
 DOCUMENT_INDEXED = Kind("document_indexed", events.DocumentIndexed, ("rag",), "A document can be found.", kept=True)
 DOCUMENT_DELETED = Kind("document_deleted", events.DocumentDeleted, ("rag",), "A document is gone.", kept=True)
-WORKER_UP = Kind("worker_up", events.WorkerUp, CALL_SERVICES, "A worker takes calls.")
-WORKER_DRAINING = Kind("worker_draining", events.WorkerDraining, CALL_SERVICES, "A worker takes no more calls.")
-WORKER_DOWN = Kind("worker_down", events.WorkerDown, CALL_SERVICES, "A worker is gone.")
+WORKER_UP = Kind("worker_up", events.WorkerUp, CALL_SERVICES, "A worker takes calls.", once=True)
+WORKER_DRAINING = Kind("worker_draining", events.WorkerDraining, CALL_SERVICES, "A worker takes no more calls.", once=True)
+WORKER_DOWN = Kind("worker_down", events.WorkerDown, CALL_SERVICES, "A worker is gone.", once=True)
 # fmt: on
 
 KINDS: tuple[Kind, ...] = (

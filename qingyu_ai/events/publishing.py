@@ -108,7 +108,7 @@ class Publisher:
         envelope = call.envelope
         subject = subjects.event(call.kind, kind.name, subjects.project_token(envelope.project))
         block = cloudevents.encode(
-            id, source(call.kind), kind.type, at_ms, envelope.call, envelope.traceparent, unique=False
+            id, source(call.kind), kind.type, at_ms, envelope.call, envelope.traceparent, unique=kind.once
         )
         self._send(kind, subject, message, block)
 
@@ -116,7 +116,9 @@ class Publisher:
         message.at_unix_ms = _now_ms()
         message.worker.CopyFrom(events.Worker(id=worker.id, service=worker.kind, version=worker.version))
         id = f"{worker.id}.{word}"
-        block = cloudevents.encode(id, source(worker.kind), kind.type, message.at_unix_ms, worker.id, "", unique=True)
+        block = cloudevents.encode(
+            id, source(worker.kind), kind.type, message.at_unix_ms, worker.id, "", unique=kind.once
+        )
         self._send(kind, kind.subject(worker.kind), message, block)
 
     def _send(self, kind: Kind, subject: str, message: Message, block: bytes) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import re
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
-from itertools import product
 from types import TracebackType
 from typing import cast
 
 import structlog
 
-from qingyu_ai.bus import consumers, subjects, topology
+from qingyu_ai.bus import consumers, topology
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.consumers import Consumers, Start
 from qingyu_ai.bus.pull import NatsDelivery
@@ -25,7 +24,7 @@ from qingyu_ai.bus.transport import Delivery, Puller, Queue
 from qingyu_ai.bus.transport_errors import StoreRefused, TransportError
 from qingyu_ai.doors.login import Login
 
-from .kinds import BY_NAME, CALL_SERVICES
+from .filters import filters_of, let_through
 from .received import Event, read
 
 log = structlog.get_logger(__name__)
@@ -43,6 +42,9 @@ ACK_WAIT_SECONDS = 30.0
 """After which an event comes again whose subscriber is gone. One that is there says all the while that it is."""
 
 LOOK_SECONDS = 1.0
+
+ENDING_SECONDS = 0.1
+"""Between two looks at whether all is handled that is to be."""
 
 HELD = 512
 """Events that a subscriber holds at once."""
@@ -77,23 +79,28 @@ class Subscription:
         self._since = since
         self._durable = durable
         self._typed = typed
-        self._left = math.inf
-        """Events until it ends."""
-        self._follow = follow
+        self._until = None if follow else 0
+        """The last event before it began, in the stream; None: it does not end."""
         self._name = durable or f"reader-{secrets.token_hex(8)}"
         self._bus: NatsBus | None = None
         self._consumers: Consumers | None = None
         self._puller: Puller | None = None
         self._watch: asyncio.Task[None] | None = None
         self._waiting: deque[NatsDelivery] = deque()
+        self._given: deque[int] = deque(maxlen=2 * HELD)
+        """Sequences of the last that were handled: while we did not listen they may have been sent again."""
+        self._beyond: list[NatsDelivery] = []
+        """What came after the end of one that ends."""
         self._current: NatsDelivery | None = None
         self._wake = asyncio.Event()
         self._generation = ""
         self._pending = 0
+        self._moved = 0.0
+        """When it began, or last went on."""
         self._done = 0
         """All up to here need not come again, if the consumer is lost: what the broker last said, or, of a subscription that
-        nobody shares, the last one that was handled."""
-        self._closed = False
+        nobody shares, the last one that was given out."""
+        self._closed = self._lost_for_good = False
 
     def __repr__(self) -> str:
         return f"<Subscription {self._name}: {self.lag} behind, at {self._done}>"
@@ -116,45 +123,79 @@ class Subscription:
         return self._events()
 
     async def _events(self) -> AsyncIterator[Event]:
+        if self._closed:
+            raise Unreachable("this subscription is closed: subscribe anew。订阅已关闭，请重新订阅")
         opened_here = self._bus is None
         if opened_here:
             await self._open()
         try:
-            while self._left:
-                while not self._waiting:
-                    if self._closed:
-                        raise Unreachable(
-                            f"the connection to NATS is closed for good: {_shown(self._servers)}。连接已关闭"
-                        )
-                    self._wake.clear()
-                    await self._wake.wait()
-                one = self._current = self._waiting.popleft()
-                yield read(one.subject, one.data, one.headers, one.sequence, one.delivery, typed=self._typed)
-                one.ack()
-                self._current = None
-                self._left -= 1
+            while (one := await self._next()) is not None:
+                self._current = one
                 if not self._durable:
                     self._done = max(self._done, one.sequence)
+                yield read(one.subject, one.data, one.headers, one.sequence, one.delivery, typed=self._typed)
                 assert self._puller is not None
+                assert self._bus is not None
+                if self._bus.connected:  # otherwise it comes again, and is known
+                    one.ack()
+                self._given.append(one.sequence)
+                self._current, self._moved = None, time.monotonic()
                 self._puller.renew()
         finally:
             if opened_here:
                 await self.close()
+
+    async def _next(self) -> NatsDelivery | None:
+        """Wait for what is to be given out; None: that was all, or it was closed."""
+        while not self._waiting:
+            self._wake.clear()
+            if self._closed:
+                return None
+            if self._lost_for_good:
+                raise Unreachable(f"the connection to NATS is closed for good: {_shown(self._servers)}。连接已关闭")
+            ends = self._until is not None and (not self._pending or bool(self._beyond))
+            if ends and await self._is_at_its_end():
+                return None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_SECONDS if ends else None):
+                    await self._wake.wait()
+        return self._waiting.popleft()
+
+    async def _is_at_its_end(self) -> bool:
+        """Whether all is handled that there was when it began.
+
+        The broker is asked, because events may be gone by now, or come once more. What a reader before this one left comes again
+        after a while, also behind newer ones; what does not come is in the hands of somebody else who shares this subscription.
+        """
+        assert self._consumers is not None
+        try:
+            found = await self._consumers.find(self._name)
+        except TransportError:
+            return False
+        if found is None or self._waiting:
+            return False
+        given_out = found["num_pending"] == 0 or bool(self._beyond)
+        left = found["num_ack_pending"] > len(self._beyond)
+        return given_out and (not left or time.monotonic() - self._moved > 2 * ACK_WAIT_SECONDS)
 
     async def _open(self) -> None:
         try:
             self._bus = bus = await NatsBus.open(self._servers, "events", self._lost, self._login)
         except TransportError as e:
             raise Unreachable(f"{e}; is NATS running there? 无法连接消息总线") from None
-        self._consumers = Consumers(StreamApi(bus.ask), topology.EVENTS, ACK_WAIT_SECONDS)
+        api = StreamApi(bus.ask)
+        self._consumers = Consumers(api, topology.EVENTS, ACK_WAIT_SECONDS)
+        self._moved = time.monotonic()
         try:
-            self._generation = await bus.generation(topology.EVENTS)
+            self._generation, last = await api.span(topology.EVENTS)
+            if self._until is not None:
+                self._until = last
             made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
-            self._done = int(made["ack_floor"]["stream_seq"])
-            if not self._follow:
-                self._left = made["num_pending"] + made["num_ack_pending"]
+            self._done, self._pending = int(made["ack_floor"]["stream_seq"]), int(made["num_pending"])
             queue = Queue(topology.EVENTS, self._name, "")
-            self._puller = await bus.pull(queue, lambda: HELD - len(self._waiting), self._on_delivery)
+            self._puller = await bus.pull(
+                queue, lambda: HELD - len(self._waiting) - len(self._beyond), self._on_delivery
+            )
         except TransportError as e:
             await self.close()
             if isinstance(e, StoreRefused) and e.code == consumers.NO_STREAM:
@@ -163,10 +204,17 @@ class Subscription:
                     "那里没有事件流，请先启动系统"
                 ) from None
             raise Unreachable(f"the events cannot be read: {e}。无法读取事件") from None
+        except BaseException:
+            await self.close()
+            raise
         self._watch = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
         """End it. What was not acknowledged comes again, to a subscription of the same `durable`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake.set()
         if self._watch is not None:
             self._watch.cancel()
         if self._puller is not None:
@@ -182,27 +230,24 @@ class Subscription:
 
     @property
     def _held(self) -> list[NatsDelivery]:
-        return [*([self._current] if self._current is not None else []), *self._waiting]
+        return [*([self._current] if self._current is not None else []), *self._waiting, *self._beyond]
 
     def _lost(self) -> None:
-        self._closed = True
+        self._lost_for_good = True
         self._wake.set()
 
     def _on_delivery(self, delivery: Delivery) -> None:
         one = cast(NatsDelivery, delivery)  # of a NatsBus
-        if one.delivery > 1 and not self._wanted(one.subject):
-            one.ack()  # given to this durable before, when it had another filter
-            return
-        self._waiting.append(one)
+        if one.delivery > 1:
+            if not let_through(self._filters, one.subject) or one.sequence in self._given:
+                one.ack()  # given to this durable before, when it had another filter; or handled
+                return
+            if any(held.sequence == one.sequence for held in self._held):
+                return  # we were too busy to say that it is here
+        beyond = self._until is not None and one.sequence > self._until
+        (self._beyond if beyond else self._waiting).append(one)
         self._pending = one.pending
         self._wake.set()
-
-    def _wanted(self, subject: str) -> bool:
-        parts = subject.split(".")
-        return any(
-            all(wanted in ("*", ">", part) for wanted, part in zip(one.split("."), parts, strict=False))
-            for one in self._filters
-        )
 
     async def _keep(self) -> None:
         """Say that what is held is being worked at, and see that there is a consumer."""
@@ -210,7 +255,7 @@ class Subscription:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             rounds += 1
-            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0:
+            if rounds % max(1, int(ACK_WAIT_SECONDS / 3)) == 0 and self._bus is not None and self._bus.connected:
                 for one in self._held:
                     one.in_progress()
             try:
@@ -224,13 +269,16 @@ class Subscription:
         found = await self._consumers.find(self._name)
         if found is not None:
             self._pending = int(found["num_pending"])
+            self._wake.set()  # the rest may be gone
             self._done = max(self._done, int(found["ack_floor"]["stream_seq"]))
             return
         # Its server was lost, or somebody has deleted it.
         generation = await self._bus.generation(topology.EVENTS)
         if generation != self._generation:
             self._generation, self._done = generation, 0  # another stream: it counts anew
+            self._given.clear()
         self._waiting.clear()
+        self._beyond.clear()
         log.warning("events_consumer_made_anew", name=self._name, after=self._done)
         start = consumers.from_sequence(self._done + 1)
         await self._consumers.make(self._name, self._filters, start, durable=bool(self._durable))
@@ -271,12 +319,10 @@ def subscribe(
     """
     addresses = servers.split(",") if isinstance(servers, str) else list(servers)
     if durable and not DURABLE.fullmatch(durable):
-        raise ValueError(f"durable {durable!r} must be of the form {DURABLE.pattern}")
-    services, events = _named("service", service, CALL_SERVICES), _named("event", event, BY_NAME)
-    projects = [project] if isinstance(project, str) and project else list(project)
-    tokens = [subjects.project_token(one) for one in projects] or ["*"]
-    every = services == events == tokens == ["*"]
-    filters = [f"{subjects.EVENTS}.>"] if every else [subjects.event(*one) for one in product(services, events, tokens)]
+        raise ValueError(
+            f"durable {durable!r} must be 1 to 64 letters, digits, _ and -。durable 须为 1 到 64 个字母、数字、_ 或 -"
+        )
+    filters = filters_of(service, event, project)
     match since:
         case Start():
             start = since
@@ -287,14 +333,6 @@ def subscribe(
     return Subscription(
         [a.strip() for a in addresses if a.strip()], filters, start, durable, typed=typed, follow=follow, login=login
     )
-
-
-def _named(what: str, given: str | Iterable[str], known: Iterable[str]) -> list[str]:
-    names = [given] if isinstance(given, str) and given else list(given)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"there is no {what} {name!r}; there are {', '.join(known)}")
-    return names or ["*"]
 
 
 def _shown(servers: Sequence[str]) -> str:

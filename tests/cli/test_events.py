@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
+import os
+import re
 import signal
-from collections.abc import AsyncIterator
+import sys
+import termios
+import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,11 +30,15 @@ from qingyu_ai.contract import events_pb2
 from qingyu_ai.events import BEGINNING, NOW, Event
 from qingyu_ai.events.cloudevents import Attributes
 from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.events.received import NOTHING_SAID
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.conftest import FAST, clean
-from tests.cli.command import Command
+from tests.cli.command import ROOT, Command
 from tests.nats_cluster import AnyNats
 from tests.waiting import eventually
+
+MANY = 400
+"""Events whose lines are more than a pipe holds."""
 
 
 @pytest.fixture
@@ -53,6 +65,19 @@ async def tell(bus: NatsBus) -> None:
         return (await bus.jetstream.stream_info("AI_EVENTS")).state.messages == 3
 
     await eventually(stored)
+
+
+async def start(
+    nats: AnyNats, *arguments: str, stdout: int = asyncio.subprocess.PIPE, **env: str
+) -> asyncio.subprocess.Process:
+    """The command, with somebody who reads what it prints."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QINGYU_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qingyu_ai.cli", "events", *arguments),
+        env={**inherited, "PYTHONPATH": str(ROOT), "NATS_URL": nats.url, **env},
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 def events(folder: Path, nats: AnyNats, *arguments: str) -> Command:
@@ -117,7 +142,10 @@ async def test_tail_waits_for_more_and_ends_quietly(bus: NatsBus, nats_process: 
     ("arguments", "words"),
     [
         (["--since", "gestern"], "时间无法识别"),
+        (["--since", "999999d"], "时间无法识别"),
         (["--event", "complete"], "there is no event 'complete'"),
+        (["--event", "complete"], "没有名为 'complete' 的事件"),
+        (["--project", os.fsdecode(b"\xff")], "项目编号不是 UTF-8"),
         (["--service", "x"], "there are chat, agent, rag, tool"),
     ],
 )
@@ -125,6 +153,74 @@ def test_wrong_argument_is_named(tmp_path: Path, arguments: list[str], words: st
     command = Command(tmp_path, "events", "replay", *arguments, module="qingyu_ai.cli", NATS_URL="nats://127.0.0.1:1")
     assert command.finish() == 2
     assert words in command.output
+
+
+class TestItsReader:
+    """Whoever reads what is printed."""
+
+    @pytest.fixture
+    async def many(self, bus: NatsBus) -> int:
+        """More events than a pipe holds."""
+        publisher = Publisher(bus, BusSettings())
+        for number in range(MANY):
+            publisher.asked(call_of("张三" * 40, "p1", number), 0.25, None)
+
+        async def stored() -> bool:
+            return (await bus.jetstream.stream_info("AI_EVENTS")).state.messages == MANY
+
+        await eventually(stored)
+        return MANY
+
+    @pytest.fixture
+    def pipe(self) -> Iterator[tuple[int, int]]:
+        """What it is read through: (reading, writing)."""
+        ends = os.pipe()
+        yield ends
+        for end in ends:
+            with contextlib.suppress(OSError):
+                os.close(end)
+
+    async def test_one_that_stops_reading_does_not_keep_the_command_from_ending(
+        self, many: int, nats_process: AnyNats, pipe: tuple[int, int]
+    ) -> None:
+        program = await start(nats_process, "replay", "--json", stdout=pipe[1])
+
+        def full() -> bool:
+            return int.from_bytes(fcntl.ioctl(pipe[0], termios.FIONREAD, bytes(4)), sys.byteorder) > 60_000
+
+        await eventually(full, timeout=20)
+        program.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(program.communicate(), 10)
+        assert (program.returncode, err) == (0, b"")
+
+    async def test_one_that_ends_ends_the_command(
+        self, many: int, nats_process: AnyNats, pipe: tuple[int, int]
+    ) -> None:
+        program = await start(nats_process, "tail", "--since", "beginning", stdout=pipe[1])
+        os.close(pipe[1])
+        assert b"completed" in await asyncio.to_thread(os.read, pipe[0], 100)
+        os.close(pipe[0])
+        _, err = await asyncio.wait_for(program.communicate(), 10)
+        assert (program.returncode, err) == (0, b"")
+
+    async def test_one_without_chinese_has_it_spelt_out(self, bus: NatsBus, nats_process: AnyNats) -> None:
+        await tell(bus)
+        for arguments, wanted in (([], "user=\\u5f20\\u4e09"), (["--json"], '"张三"')):
+            program = await start(nats_process, "replay", *arguments, PYTHONIOENCODING="ascii")
+            out, _ = await asyncio.wait_for(program.communicate(), 15)
+            assert program.returncode == 0
+            assert wanted in out.decode()
+
+    async def test_full_disk_is_named(self, bus: NatsBus, nats_process: AnyNats) -> None:
+        await tell(bus)
+        full = os.open("/dev/full", os.O_WRONLY)
+        try:
+            program = await start(nats_process, "replay", stdout=full)
+            _, err = await asyncio.wait_for(program.communicate(), 15)
+        finally:
+            os.close(full)
+        assert program.returncode == 1
+        assert "cannot be written: No space left on device。无法写出结果" in err.decode()
 
 
 def test_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -142,9 +238,55 @@ def test_times_that_are_understood() -> None:
     assert start_of("90s", now) == now - timedelta(seconds=90)
     assert start_of("7d", now) == now - timedelta(days=7)
     assert start_of("2026-01-31T08:00:00+08:00", now) == datetime(2026, 1, 31, tzinfo=UTC)
-    for wrong in ("", "5", "5x", "-5m", "2026-13-01"):
+    for wrong in ("", "5", "5x", "999999d", "0001-01-01T00:00:00+14:00", "-5m", "2026-13-01"):
         with pytest.raises(BadTime):
             start_of(wrong, now)
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/New_York", "UTC"])
+@pytest.mark.parametrize(
+    "said", ["", "yesterday", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z"]
+)
+def test_any_time_can_be_shown(zone: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    event = Event(Attributes("1", "/s", "t", time=said), b"", "ai.events.v1.chat.completed.none", 3, 1)
+    shown = as_line(event).plain
+    monkeypatch.undo()
+    time.tzset()
+    assert re.match(r"\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} |--\.-- --:--:--\.--- ", shown)
+    assert shown.startswith("--") or "1969" in said or zone == "UTC" or shown[:5] in ("12-31", "01-01")
+
+
+def test_value_that_is_longer_than_a_screen_is_cut() -> None:
+    data = events_pb2.CallCompleted(finish_reason="长" * 5000).SerializeToString()
+    event = Event(Attributes("1", "/s", "qingyu.ai.events.v1.CallCompleted"), data, "s", 3, 1)
+    assert as_line(event).plain.endswith("长…")
+    assert len(as_line(event).plain) < 400
+
+
+def test_json_has_no_character_that_a_terminal_or_a_reader_of_lines_obeys() -> None:
+    call = events_pb2.Call(user="a\x1b\x7f\x9b31m\x85\u2028\u2029z")
+    data = events_pb2.CallCompleted(call=call).SerializeToString()
+    line = as_json(Event(Attributes("1", "/s", "qingyu.ai.events.v1.CallCompleted"), data, "s", 3, 1))
+    assert len(line.splitlines()) == 1
+    assert all(character.isprintable() for character in line)
+    assert json.loads(line)["data"]["call"]["user"] == call.user
+
+
+def test_extension_does_not_take_the_place_of_what_is_ours() -> None:
+    attributes = Attributes("1", "/s", "a.v1.New", extensions={"sequence": "9", "data_base64": "x", "tenant": "t"})
+    line = json.loads(as_json(Event(attributes, b"\xff", "s", 3, 1)))
+    assert (line["sequence"], line["data_base64"], line["tenant"]) == ("3", "/w==", "t")
+
+
+def test_message_that_is_no_event_is_shown_with_where_it_came_from() -> None:
+    stray = Event(NOTHING_SAID, b"\xff", "ai.events.v1.stray", 3, 1)
+    assert json.loads(as_json(stray)) == {
+        "natssubject": "ai.events.v1.stray",
+        "sequence": "3",
+        "data_base64": "/w==",
+    }
 
 
 def test_event_that_this_release_cannot_read_is_shown_all_the_same() -> None:

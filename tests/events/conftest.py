@@ -103,3 +103,11 @@ async def system(
     system = await open_system(connect, settings, observe)
     yield system
     await close_system(system)
+
+
+@pytest.fixture
+async def bus(nats_process: AnyNats, settings: BusSettings) -> AsyncIterator[NatsBus]:
+    await clean(nats_process, settings)
+    bus = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
+    yield bus
+    await bus.close()

@@ -8,8 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qingyu_ai.bus import subjects
+from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.errors import Cancelled, Expired
+from qingyu_ai.bus.headers import Envelope, decode
+from qingyu_ai.bus.memory import MemoryBus
+from qingyu_ai.bus.memory_broker import Broker
+from qingyu_ai.bus.observing import Observed, Process
 from qingyu_ai.events import asyncapi
-from qingyu_ai.events.kinds import KINDS
+from qingyu_ai.events.kinds import BY_NAME, KINDS
+from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.settings import Bus as BusSettings
 from tests.optional import ROOT, require_npm, require_package
 
 PATH = ROOT / "docs" / "asyncapi.json"
@@ -61,6 +70,43 @@ def test_the_document_is_asyncapi_3() -> None:
     broken = asyncapi.document()
     broken["channels"]["completed"]["adress"] = broken["channels"]["completed"].pop("address")
     assert list(validator.iter_errors(broken))
+
+
+class Noting(MemoryBus):
+    """Notes the headers of what is published, by event."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self.noted: dict[str, set[str]] = {}
+
+    def publish(self, subject: str, data: bytes, *, reply: str = "", headers: bytes = b"") -> None:
+        """Note it."""
+        if subject.startswith(subjects.EVENTS):
+            self.noted[subject.split(".")[4]] = set(decode(headers))
+        super().publish(subject, data, reply=reply, headers=headers)
+
+
+async def test_headers_are_those_that_are_sent() -> None:
+    broker = Broker()
+    bus = Noting(broker)
+    publisher = Publisher(bus, BusSettings())
+    envelope = Envelope("1" * 32, "req_1", Deadline.after(10), project="p1", traceparent="00-ab-cd-01")
+    call, worker = Observed("agent", "ExecuteAgent", "plot", envelope, 4), Process("w", "agent", "1")
+    publisher.accepted(call)
+    publisher.started(call, "w", 1)
+    publisher.first_token(call, 0.1)
+    publisher.tool_called(call, 1, "t", 0.1, 0)
+    publisher.worker_up(worker, 1)
+    publisher.worker_draining(worker, 1)
+    publisher.worker_down(worker, lost=True)
+    for fault in (None, Expired(), Cancelled()):
+        publisher.asked(call, 0.1, fault)
+    broker.close()
+    messages = asyncapi.document()["components"]["messages"]
+    assert len(bus.noted) == 10
+    for name, headers in bus.noted.items():
+        declared = messages[BY_NAME[name].message.DESCRIPTOR.name]["headers"]
+        assert set(declared["required"]) <= headers <= set(declared["properties"]), name
 
 
 def test_program_without_a_file_says_how_it_is_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from qingyu_ai.bus.observing import Decided, Observed
 from qingyu_ai.contract import bus_pb2
 from qingyu_ai.contract import events_pb2 as events
 from qingyu_ai.events import kinds
-from qingyu_ai.events.deriving import of_decision, usage
+from qingyu_ai.events.deriving import of_asked, of_decision, usage
 from qingyu_ai.events.kinds import KINDS, Kind
 
 CALL = "0" * 31 + "7"
@@ -109,6 +109,13 @@ def test_decisions_that_were_reopened_are_told_as_they_were_under_their_own_ids(
     told = list(of_decision(Decided(failed.call, 14, done)))
     assert told[0] == first
     assert [(one.kind, one.id) for one in told] == [(kinds.FAILED, f"{CALL}.9"), (kinds.COMPLETED, f"{CALL}.14")]
+
+
+def test_call_of_a_row_that_stores_nothing_has_an_id_for_each_way_that_it_ended() -> None:
+    """A subscriber that remembers ids must not take the answer for the failure before it, told once more."""
+    call = decided().call
+    ids = [of_asked(call, 0.1, fault, 5).id for fault in (BusDown("x"), None, Cancelled(), BusDown("x"), None)]
+    assert ids == [f"{CALL}.{name}" for name in ("failed", "completed", "cancelled", "failed", "completed")]
 
 
 def test_record_keeps_no_more_reopened_decisions_than_it_may() -> None:

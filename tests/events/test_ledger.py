@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import os
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import ledger as run
+from qingyu_ai.bus.transport import Bus
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
-from qingyu_ai.events import Event
+from qingyu_ai.events import Event, subscribe
 from qingyu_ai.events.cloudevents import Attributes
+from qingyu_ai.events.publishing import Publisher
+from qingyu_ai.settings import Bus as BusSettings
+from tests.events.test_node import decided
+from tests.nats_cluster import AnyNats
 from tests.optional import ROOT
 
 Open = Callable[[Path], Any]
@@ -67,6 +75,46 @@ def test_new_file_begins_anew_and_an_old_one_goes_on(tmp_path: Path, open_ledger
         names.append(ledger.subscription)
         ledger.close()
     assert names[0] == names[1] != names[2]
+
+
+async def test_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database, but long enough to be read as one " * 20)
+    for file in ("text.db", "nowhere/l.db"):
+        status, said = await run_example("nats://127.0.0.1:1", tmp_path / file)
+        assert status == 1
+        assert said.startswith(f"{tmp_path / file} is no ledger: ")
+        assert "Traceback" not in said
+
+
+async def test_entry_that_cannot_be_written_is_not_acknowledged(
+    connect: Callable[[], Awaitable[Bus]],
+    settings: BusSettings,
+    nats_process: AnyNats,
+    tmp_path: Path,
+    open_ledger: Open,
+) -> None:
+    ledger = open_ledger(tmp_path / "l.db")
+    name = ledger.subscription
+    ledger._db.execute("CREATE TRIGGER full BEFORE INSERT ON ledger BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    ledger.close()
+    bus = await connect()
+    await Publisher(bus, settings).decided(decided(1))
+    status, said = await run_example(nats_process.url, tmp_path / "l.db")
+    assert (status, "cannot be written: disk is full。无法写入账本" in said) == (1, True)
+    async with asyncio.timeout(20), subscribe(nats_process.url, durable=name) as events:
+        assert (await anext(aiter(events))).id == f"{1:032x}.7"
+
+
+async def run_example(nats: str, database: Path) -> tuple[int | None, str]:
+    """Run the example to its end: its status, and what it complains of."""
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "examples" / "token_ledger.py"), "--nats", nats, "--database", str(database)),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(program.communicate(), 20)
+    return program.returncode, err.decode()
 
 
 @pytest.mark.once

@@ -16,6 +16,7 @@ from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.observing import Decided, Observed
 from qingyu_ai.bus.transport import Bus
 from qingyu_ai.contract import bus_pb2
+from qingyu_ai.events import cloudevents
 from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.settings import Bus as BusSettings
 from tests.nats_cluster import AnyNats
@@ -41,6 +42,9 @@ async def test_program_in_node_prints_what_calls_have_cost(
     publisher = Publisher(bus, settings)
     publisher.started(decided(1).call, "w", 1)  # which it does not ask for
     await publisher.decided(decided(1))
+    await bus.store("ai.events.v1.chat.completed.none", b"stray", timeout=2)  # no event, which must not end it
+    later = cloudevents.encode("1", "/s", "qingyu.ai.events.v2.CallCompleted", 0, "c", "", unique=False)
+    await bus.store("ai.events.v1.chat.completed.none", b"", headers=later, timeout=2)
     await publisher.decided(decided(2))
     program = await asyncio.create_subprocess_exec(
         node,
@@ -59,6 +63,7 @@ async def test_program_in_node_prints_what_calls_have_cost(
         (f"{1:032x}.7", "用户1"),
         (f"{2:032x}.7", "用户2"),
     ]
+    assert err.decode().count("cannot be read") == 2
     usage = lines[0]["usage"]
     assert (usage["model"], usage["promptTokens"], usage["completionTokens"], usage["estimated"]) == (
         "深度",

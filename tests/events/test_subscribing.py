@@ -3,88 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
+import structlog
 
 from qingyu_ai.bus import topology
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.bus.headers import Envelope
 from qingyu_ai.bus.observing import Observed
-from qingyu_ai.bus.subjects import project_token
 from qingyu_ai.contract import events_pb2
 from qingyu_ai.contract.messages.qingyu.ai.events import v1
 from qingyu_ai.events import BEGINNING, Event, Subscription, Unreachable, cloudevents, subscribe, subscribing
-from qingyu_ai.events.kinds import KINDS, Kind
 from qingyu_ai.events.publishing import Publisher
-from qingyu_ai.events.received import DATACLASSES, read
 from qingyu_ai.settings import Bus as BusSettings
-from tests.bus.conftest import clean
+from tests.events.reading import put, read_all, sequences, take, tell
 from tests.nats_cluster import AnyNats
 from tests.nats_process import NatsProcess
 from tests.waiting import eventually
-
-numbers = itertools.count(1)
-
-LEAST = {"ce-id": "1", "ce-source": "/s", "ce-specversion": "1.0"}
-
-TYPE_NAMES = {FieldDescriptor.CPPTYPE_STRING: "string", FieldDescriptor.CPPTYPE_BOOL: "bool"}
-
-
-@pytest.fixture
-async def bus(nats_process: AnyNats, settings: BusSettings) -> AsyncIterator[NatsBus]:
-    await clean(nats_process, settings)
-    bus = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
-    yield bus
-    await bus.close()
-
-
-async def tell(bus: NatsBus, *, service: str = "chat", project: str = "", count: int = 1) -> list[int]:
-    """Store so many events.
-
-    Returns:
-        Their sequences.
-    """
-    return [
-        await put(bus, f"ai.events.v1.{service}.started.{project_token(project)}", f"e{next(numbers)}")
-        for _ in range(count)
-    ]
-
-
-async def put(bus: NatsBus, subject: str, id: str, type: str = "qingyu.ai.events.v1.CallStarted") -> int:
-    data = events_pb2.CallStarted(worker=id).SerializeToString()
-    headers = cloudevents.encode(id, "/s", type, 1_700_000_000_000, "c", "", unique=False)
-    return await bus.store(subject, data, headers=headers, timeout=2)
-
-
-async def take(subscription: Subscription, count: int) -> list[Event]:
-    """Read so many events to their end."""
-    found: list[Event] = []
-    async with asyncio.timeout(15), contextlib.AsyncExitStack() as stack:
-        if subscription._bus is None:
-            await stack.enter_async_context(subscription)
-        async for event in subscription:
-            found.append(event)
-            if len(found) == count:
-                # It is acknowledged when the loop asks for another, which may never come.
-                current = subscription._current
-                assert current is not None
-                current.ack()
-                subscription._current = None
-                break
-    return found
-
-
-def sequences(found: list[Event]) -> list[int]:
-    return [event.sequence for event in found]
 
 
 async def test_subscription_begins_where_it_is_told(bus: NatsBus, nats_process: AnyNats) -> None:
@@ -114,17 +52,37 @@ async def test_filters_leave_out_the_rest(bus: NatsBus, nats_process: AnyNats) -
     [agent] = await tell(bus, service="agent", project="p2")
     servers = nats_process.servers
     assert sequences(await take(subscribe(servers, since=BEGINNING, service="agent"), 1)) == [agent]
-    assert sequences(await take(subscribe(servers, since=BEGINNING, project=["p1", "p2"]), 2)) == [of_p1, agent]
+    assert sequences(await take(subscribe(servers, since=BEGINNING, project=["p1", "p2", "p1"]), 2)) == [of_p1, agent]
     assert sequences(await take(subscribe(servers, since=BEGINNING, project=[""]), 1)) == [chat]
     assert sequences(
         await take(subscribe(servers, since=BEGINNING, service=["chat", "agent"], event="started", project="p2"), 1)
     ) == [agent]
 
 
-@pytest.mark.parametrize("wrong", [{"service": "caht"}, {"event": "complete"}, {"durable": "a.b"}, {"durable": "a b"}])
-def test_name_that_there_is_not_is_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+@pytest.mark.parametrize(
+    ("wrong", "chinese"),
+    [
+        ({"service": "caht"}, "没有名为 'caht' 的服务"),
+        ({"event": "complete"}, "没有名为 'complete' 的事件"),
+        ({"event": ["completed", ""]}, "没有名为 '' 的事件"),
+        ({"project": "\udcff"}, "项目编号不是 UTF-8"),
+        ({"durable": "a.b"}, "须为 1 到 64 个"),
+        ({"durable": "a b"}, "须为 1 到 64 个"),
+    ],
+)
+def test_name_that_there_is_not_is_refused(wrong: dict[str, str], chinese: str) -> None:
+    with pytest.raises(ValueError, match=chinese) as refused:
         subscribe("nats://127.0.0.1:1", **wrong)  # type: ignore[arg-type]
+    assert repr(next(iter(wrong.values()))).strip("[]").split(", ")[-1] in str(refused.value)
+
+
+@pytest.mark.parametrize("project", ["*", ">", "*.>", " ", "a.b", "none"])
+async def test_project_id_that_looks_like_a_filter_is_a_project_id(
+    bus: NatsBus, nats_process: AnyNats, project: str
+) -> None:
+    await tell(bus)
+    [of_it] = await tell(bus, project=project)
+    assert await read_all(subscribe(nats_process.servers, since=BEGINNING, project=project, follow=False)) == [of_it]
 
 
 async def test_durable_subscription_goes_on_where_it_was(bus: NatsBus, nats_process: AnyNats) -> None:
@@ -329,6 +287,24 @@ class TestOfABrokerThatComesAndGoes:
         assert found == told
         await bus.close()
 
+    async def test_replay_goes_on_over_a_restart_and_complains_of_nothing_else(
+        self, own: NatsProcess, settings: BusSettings
+    ) -> None:
+        settings = settings.model_copy(update={"replicas": 1})
+        bus = await NatsBus.open(own.servers, "test", on_closed=lambda: None)
+        await bus.ensure_topology(settings)
+        told = await tell(bus, count=600)  # more than it holds
+        found: list[int] = []
+        with structlog.testing.capture_logs() as logs:
+            async with asyncio.timeout(40), subscribe(own.servers, since=BEGINNING, follow=False) as events:
+                async for event in events:
+                    found.append(event.sequence)
+                    if len(found) == 10:
+                        await asyncio.to_thread(own.restart)
+        assert found == told
+        assert not [line for line in logs if line["event"] == "job_answer_lost"]
+        await bus.close()
+
     async def test_stream_that_was_made_anew_is_read_from_its_beginning(
         self, own: NatsProcess, settings: BusSettings
     ) -> None:
@@ -366,37 +342,3 @@ async def test_publisher_and_subscriber_agree(bus: NatsBus, nats_process: AnyNat
     assert accepted.data.call is not None
     assert (accepted.data.call.target, accepted.data.call.user) == ("plot", "张三")
     assert (tool.data.tool, tool.data.duration_ms, tool.id) == ("count_words", 250, f"{'c' * 32}.tool.4.1")
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_dataclass_is_what_betterproto2_would_read(kind: Kind) -> None:
-    """It is built from protobuf's message, because that takes a seventh of the time."""
-    message = filled(kind.message)
-    for data in (message.SerializeToString(), b""):
-        event = read("s", data, {**LEAST, "ce-type": kind.type}, 1, 1)
-        assert event.data == DATACLASSES[kind.type].parse(data)
-        assert not isinstance(event.data, bytes)
-        assert bytes(event.data) == data
-
-
-def filled(message: type[Message]) -> Message:
-    """A message with something in every field."""
-    made = message()
-    for field in made.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            getattr(made, field.name).CopyFrom(filled(GetMessageClass(cast(Descriptor, field.message_type))))
-        else:
-            setattr(made, field.name, {"string": "青羽", "bool": True}.get(TYPE_NAMES.get(field.cpp_type, ""), 7))
-    return made
-
-
-def test_field_of_a_later_release_is_kept() -> None:
-    data = events_pb2.CallStarted(worker="w", call=events_pb2.Call(id="c")).SerializeToString()
-    for newer in (
-        data + b"\x98\x06\x01",
-        b"\x12\x03\x98\x06\x01" + b"\x1a\x01w",
-    ):  # field 99, outside and inside `call`
-        event = read("s", newer, {**LEAST, "ce-type": "qingyu.ai.events.v1.CallStarted"}, 1, 1)
-        assert isinstance(event.data, v1.CallStarted)
-        assert event.data.worker == "w"
-        assert bytes(event.data) == newer
