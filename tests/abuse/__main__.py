@@ -16,7 +16,6 @@ from .report import Round, show
 from .rig import open_rig
 from .rounds import RoundOf, anothers_ids, breaking_out, closed_projects, forged_tokens
 
-
 ALL = (forged_tokens, anothers_ids, closed_projects, breaking_out)
 
 
