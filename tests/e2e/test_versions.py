@@ -16,7 +16,8 @@ import grpc
 import pytest
 
 from tests.e2e.callers import COUNTING, FAST, Caller, Stream, all_whole, begun, ended
-from tests.running import ROOT, RunningBridge, System, Worker
+from tests.process import RunningBridge
+from tests.running import ROOT, System, Worker
 
 VERSION_1 = "604ea6a4aa590ff159fdfa3d863795025951045d"
 """The last commit that spoke it."""
