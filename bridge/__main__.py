@@ -61,6 +61,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
     log.info("bridge_drains", open=edge.open, seconds=settings.bridge.drain_seconds)
     await checks.drain()
+    await server.quiet(edge)
     # Until then a caller who leaves leaves by itself.
     asyncio.get_running_loop().call_later(max(0.0, settings.bridge.drain_seconds - CUT_SECONDS), edge.send_away)
     await grpc_server.stop(settings.bridge.drain_seconds)

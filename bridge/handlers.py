@@ -88,6 +88,8 @@ class Edge:
         self._log_calls = settings.log.calls
         self._merge = settings.bus.merge
         self.open = 0
+        self.arrived = 0
+        """Calls so far, refused ones too."""
         self.stopping = False
         """Callers are being sent away: their jobs go on, and the same request id finds them again."""
 
@@ -132,6 +134,7 @@ class Edge:
         """
         opened = Opened(context, metrics)
         code = Code.OK
+        self.arrived += 1
         self.open += 1
         metrics.open[0] += 1
         try:

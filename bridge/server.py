@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -15,6 +16,13 @@ from qingyu_ai.settings import Bridge
 
 from .handlers import Edge
 from .health import Health
+
+QUIET_TURNS = 5
+QUIET_SECONDS = 0.002
+"""A turn of the loop, and how many of them without a new call are a quiet moment."""
+
+SETTLE_SECONDS = 1.0
+"""How long a quiet moment is waited for; the drain begins with it, so that a call that came last has all of it."""
 
 SLACK = 64 * 1024
 """Bytes over the message limit that gRPC lets pass, so that we can refuse them with a precise status."""
@@ -95,3 +103,18 @@ async def start(edge: Edge, checks: Health, settings: Bridge) -> tuple[grpc.aio.
         ) from None
     await server.start()
     return server, port
+
+
+async def quiet(edge: Edge) -> None:
+    """Wait for a moment in which nobody calls: the one to stop in.
+
+    gRPC's core hands calls over one at a time, a turn of the loop for each. A call of a burst that still stands there
+    when the server stops ends as CANCELLED, which no client tries again.
+    """
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + SETTLE_SECONDS
+    arrived, turns = edge.arrived, 0
+    while turns < QUIET_TURNS and loop.time() < latest:
+        await asyncio.sleep(QUIET_SECONDS)
+        turns = turns + 1 if edge.arrived == arrived else 0
+        arrived = edge.arrived

@@ -108,9 +108,9 @@ def _scores(queries: list[Query], found: dict[Mode, list[list[Result]]]) -> None
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["--grpc", given]:
+        case ["--grpc", given] if not given.startswith("-"):
             through_grpc(Path(given))
-        case [given]:
+        case [given] if not given.startswith("-"):
             main(Path(given))
         case _:
             sys.exit(__doc__)

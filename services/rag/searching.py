@@ -235,19 +235,21 @@ class View:
     async def held(self, keys: Sequence[PieceKey], terms: Sequence[str]) -> dict[PieceKey, dict[str, int]]:
         """How often each of these pieces has each of these terms."""
         times: dict[PieceKey, dict[str, int]] = {key: {} for key in keys}
-        # OFFSET 0: one look into the index for a piece. PostgreSQL expects few rows of a term, and would read all there are.
+        # A row for each piece and not for each term, which would be nine times as many; and one look into the index for a piece:
+        # PostgreSQL expects few rows of a term, and would read all there are.
         query = """
-            SELECT k.document, k.piece, p.term, p.times
+            SELECT k.document, k.piece, p.terms, p.times
             FROM unnest(%(documents)s::bigint[], %(pieces)s::int[]) AS k (document, piece), LATERAL (
-                SELECT p.term, p.times FROM rag.postings p WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s)
-                AND p.document = k.document AND p.piece = k.piece OFFSET 0) p"""
+                SELECT array_agg(p.term) AS terms, array_agg(p.times) AS times FROM rag.postings p
+                WHERE p.user_id = %(user)s AND p.term = ANY(%(terms)s)
+                AND p.document = k.document AND p.piece = k.piece) p WHERE p.terms IS NOT NULL"""
         facts = {
             "documents": [key.document for key in keys],
             "pieces": [key.piece for key in keys],
             "terms": list(terms),
         }
-        for document, piece, term, n in await self._rows(query, facts) if keys and terms else ():
-            times[PieceKey(document, piece)][term] = n
+        for document, piece, found, often in await self._rows(query, facts) if keys and terms else ():
+            times[PieceKey(document, piece)] = dict(zip(found, often, strict=True))
         return times
 
     async def statistics(self, terms: Sequence[str]) -> Statistics:

@@ -11,7 +11,7 @@ import grpc
 import nats
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from bridge.doors import Doors
 from qingyu_ai import routes
@@ -176,11 +176,8 @@ async def test_health_of_grpc_is_for_everybody_and_reflection_for_nobody(bridge:
     check = health_pb2_grpc.HealthStub(bridge.channel).Check  # type: ignore[attr-defined]
     assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status is not None
     stub: Any = reflection_pb2_grpc.ServerReflectionStub
-    ask = stub(bridge.channel).ServerReflectionInfo
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        async for _ in ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5):
-            pass
-    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    # Without a request: one that is written when the refusal is already there fails inside gRPC.
+    assert await stub(bridge.channel).ServerReflectionInfo(timeout=5).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 BACKGROUND = ("$JS.", "_INBOX.", "$SRV.", "ai.open.", "ai.held.", "_R_.")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from os import kill
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+from nats.errors import NoServersError
 
 from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.transport_errors import Disconnected
@@ -64,9 +66,12 @@ def settings(server: NatsProcess, ours: Folder, *, shows: bool = True, password:
         url=server.url,
         password=password or passwords.get("chat", ""),  # type: ignore[arg-type]
         ca_file=ours.ca,
-        cert_file=ours.cert if shows else None,
-        key_file=ours.key if shows else None,
+        **certificate(ours, shows),
     )
+
+
+def certificate(ours: Folder, shows: bool) -> dict[str, Any]:
+    return {"cert_file": ours.cert, "key_file": ours.key} if shows else {}
 
 
 async def connect(nats: Nats) -> NatsBus:
@@ -119,7 +124,19 @@ async def test_server_that_wants_a_certificate_says_which_settings_are_missing(s
 @pytest.mark.parametrize("mutual", [True], indirect=True)
 async def test_certificate_of_ours_that_the_server_does_not_trust_is_named(server: GuardedNats, ends: Ends) -> None:
     ends.ours.show(trustme.CA(), "chat")
-    assert "QINGYU_NATS__CERT_FILE" in await refusal(settings(server, ends.ours))
+    assert "does not take our certificate (QINGYU_NATS__CERT_FILE)" in await refusal(settings(server, ends.ours))
+
+
+@pytest.mark.parametrize(("shows", "says"), [(False, "set QINGYU_NATS__CERT_FILE"), (True, "take our certificate")])
+def test_connections_that_end_once_they_are_encrypted_are_most_likely_about_certificates(
+    ends: Ends, shows: bool, says: str
+) -> None:
+    """The server's alert may be lost with the connection, each time."""
+    login = Login.of("chat", Nats(url="tls://127.0.0.1:4222", ca_file=ends.ours.ca, **certificate(ends.ours, shows)))
+    lost = [ConnectionResetError("Connection lost"), NoServersError()]
+    assert says in login.explain(lost)
+    assert login.explain([NoServersError()]) == str(NoServersError())
+    assert Login.of("chat", Nats(url="nats://127.0.0.1:4222")).explain(lost) == str(NoServersError())
 
 
 async def test_wrong_password_is_named_and_not_shown(server: GuardedNats, ends: Ends) -> None:
