@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -26,12 +25,12 @@ from qingyu_ai.contract import rag_pb2 as rag
 from qingyu_ai.routes import Route, Rpc, StreamJob
 from qingyu_ai.settings import Settings
 from qingyu_ai.tracing import names
+from qingyu_ai.tracing.context import TRACEPARENT, parent_of
 
 from .doors import NOBODY, Visitor
 from .rules import RULES, check_id, check_request_id
 
 REQUEST_ID_KEY = "x-request-id"
-TRACEPARENT_KEY = "traceparent"
 RESUME_KEY = "x-resume-from"
 """Metadata of a stream that is read again: how much of it the caller has (see `resume`)."""
 
@@ -46,8 +45,6 @@ NEEDS_USER: frozenset[type[Message]] = frozenset(
     (ai.AgentRequest, rag.SearchRequest, rag.IndexRequest, rag.DeleteRequest)
 )
 """Requests that always belong to a user. A chat does when it names a session; a tool may be called by nobody."""
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -87,8 +84,8 @@ class Incoming(NamedTuple):
         for key, value in metadata or ():
             if key == REQUEST_ID_KEY and isinstance(value, str):
                 request_id = value
-            elif key == TRACEPARENT_KEY and isinstance(value, str) and _TRACEPARENT.fullmatch(value):
-                traceparent = value
+            elif key == TRACEPARENT and isinstance(value, str):
+                traceparent = parent_of(value)
             elif key == RESUME_KEY and isinstance(value, str):
                 resume_from = value
             elif key == LINGER_KEY and isinstance(value, str):

@@ -118,6 +118,8 @@ class Proxy(Tokens):
     """In which a client must have sent the head of its request."""
     body_seconds: Duration = 30.0
     """In which a client must have sent the body of its request, or the first message of its WebSocket."""
+    heed_traceparent: bool = True
+    """Whether a call goes on in the trace that its caller names in `traceparent`, and is sampled if that says so."""
     silence_seconds: Duration = 15.0
     """After which a stream that says nothing sends a comment, so that nobody between takes it for dead."""
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from qingyu_ai.bus.fault import Code, Fault
 
 from . import names
+from .context import Context
 
 Value = str | int | float | bool | tuple[str, ...]
 Attributes = Mapping[str, Value]
@@ -82,13 +83,15 @@ class Recorder(Protocol):
 class Span:
     """A span that is recorded. One that is not ended is never seen."""
 
-    __slots__ = ("_before", "_record", "traceparent")
+    __slots__ = ("_before", "_record", "traceparent", "tracestate")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, tracestate: str = "") -> None:
         self._record = record
         self._before: Span | Off = OFF
         self.traceparent = record.traceparent
         """What names it to others."""
+        self.tracestate = tracestate
+        """What others keep with its trace."""
 
     def __bool__(self) -> bool:
         return True
@@ -154,6 +157,7 @@ class Off:
 
     __slots__ = ()
     traceparent = ""
+    tracestate = ""
     ids = ("", "")
 
     def __bool__(self) -> bool:
@@ -179,6 +183,19 @@ class Off:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+class Passing(Off):
+    """A span of somebody else's: what is done within it is done in its name, and recorded by others."""
+
+    __slots__ = ("traceparent", "tracestate")
+
+    def __init__(self, given: Context) -> None:
+        self.traceparent, self.tracestate = given
+
+    def enter(self) -> None:
+        """Be current, until the task ends or another span is."""
+        _current.set(self)
 
 
 OFF = Off()
@@ -214,6 +231,7 @@ def span(
     attributes: Attributes | None = None,
     *,
     parent: str = "",
+    tracestate: str = "",
     began_ns: int | None = None,
     span_id: int = 0,
 ) -> Span | Off:
@@ -222,10 +240,11 @@ def span(
     Args:
         name: of few kinds; what differs from call to call is an attribute.
         parent: a traceparent from outside; empty: the current span.
+        tracestate: of that parent.
         began_ns: unix nanoseconds; None: now.
         span_id: 0: a random one.
     """
     if _recorder is None:
         return OFF
     parent = parent or _current.get().traceparent
-    return Span(_recorder.begin(name, kind, attributes or {}, parent, began_ns, span_id))
+    return Span(_recorder.begin(name, kind, attributes or {}, parent, began_ns, span_id), tracestate)

@@ -15,6 +15,15 @@ RPC_METHOD = "rpc.method"
 RPC_STATUS = "rpc.response.status_code"
 """The canonical code in words: `OK`, `UNAVAILABLE`."""
 
+HTTP_METHOD = "http.request.method"
+"""`GET`, `POST`, …; `_OTHER` for what is no method that we know."""
+
+HTTP_ROUTE = "http.route"
+"""The path with its parameters in braces. `url.path` is left out: it would show ids of documents and of calls."""
+
+HTTP_STATUS = "http.response.status_code"
+"""101 for a WebSocket."""
+
 MESSAGING_SYSTEM = "messaging.system"
 """`nats`"""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from qingyu_ai import __version__
 from qingyu_ai.settings import SettingsError
 
 from . import Attributes, Kind, Value
+from .context import parent_of
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +54,6 @@ KINDS = {
     Kind.PRODUCER: SpanKind.PRODUCER,
     Kind.CONSUMER: SpanKind.CONSUMER,
 }
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def counter(registry: CollectorRegistry) -> Counter:
@@ -205,10 +203,10 @@ class OtelRecorder:
 
 def _within(parent: str) -> Context:
     """A context in which a span of another process, or of this one, is the parent."""
-    named = _TRACEPARENT.fullmatch(parent)
-    if named is None:
+    named = parent_of(parent)
+    if not named:
         return Context()
-    trace, span, flags = (int(part, 16) for part in named.groups())
+    trace, span, flags = (int(part, 16) for part in named.split("-")[1:])
     return set_span_in_context(
         NonRecordingSpan(SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(flags))), Context()
     )

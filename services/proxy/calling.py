@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from qingyu_ai.bus.deadline import Deadline
 from qingyu_ai.contract import control_pb2 as control
 from qingyu_ai.routes import CANCEL, Job, Route, Rpc, StreamJob
+from qingyu_ai.tracing.context import Context
 
 from . import convert
 from .connection import Connection
@@ -23,6 +24,7 @@ from .errors import INTERNAL, AIProxyError
 from .models import StreamChunk
 from .positions import Position
 from .protection import Attempts, Protection
+from .spans import caller
 from .who import FOLLOW_KEY, LINGER_KEY, REQUEST_ID_KEY, RESUME_KEY, Metadata, Who
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,8 @@ class Logical:
     """Of the caller; None: it waits as long as it takes."""
     follows: bool = False
     """Reads a call that there is, and makes none: the request says no more than whose it is."""
+    trace: Context = field(default_factory=caller)
+    """In which its caller is."""
 
     def metadata(self, offset: str = "") -> Metadata:
         """What travels with an attempt."""
@@ -108,7 +112,7 @@ class Calling:
         """
         metadata = call.metadata()
         return await self._attempts(
-            call, lambda seconds: self._connection.unary(call.route, call.request, metadata, seconds)
+            call, lambda seconds: self._connection.unary(call.route, call.request, metadata, seconds, call.trace)
         )
 
     async def send(self, call: Logical, requests: Sequence[Any]) -> Any:
@@ -119,7 +123,7 @@ class Calling:
         """
         metadata = call.metadata()
         return await self._attempts(
-            call, lambda seconds: self._connection.batch(call.route, requests, metadata, seconds)
+            call, lambda seconds: self._connection.batch(call.route, requests, metadata, seconds, call.trace)
         )
 
     async def _attempts(self, call: Logical, ask: Callable[[float], Coroutine[Any, Any, Reply]]) -> Reply:
@@ -179,7 +183,8 @@ class Calling:
         assert isinstance(call.route, StreamJob)
         position.begin()
         final: StreamChunk | None = None
-        with attempts.one(again=again) as (permit, seconds):
+        # Who follows a call that failed is told so as often as he asks; it was counted when it failed.
+        with attempts.one(again=again, counts=not call.follows) as (permit, seconds):
             if again:
                 await self._connection.ready(min(LINGER_SECONDS, seconds))
             # The time of an attempt bounds how long a stream may be silent: one that goes on is not cut off in the middle of a
@@ -187,7 +192,7 @@ class Calling:
             whole = min(call.timeout or float("inf"), attempts.remaining)
             metadata = call.metadata(position.offset)
             with self._connection.stream(
-                call.route, call.request, metadata, whole if whole < float("inf") else None, seconds
+                call.route, call.request, metadata, whole if whole < float("inf") else None, seconds, call.trace
             ) as streaming:
                 async with aclosing(streaming.messages()) as messages:
                     async for message in messages:
@@ -229,13 +234,16 @@ class Calling:
 
     async def _cancel_quietly(self, call: Logical) -> None:
         try:
-            await self.cancel(call.route, call.request_id, call.who)
+            await self.cancel(call.route, call.request_id, call.who, call.trace)
         except AIProxyError as e:
             # It ends by itself once it has lingered.
             log.warning("cancel_not_heard", request_id=call.request_id, method=call.route.method, code=e.code)
 
-    async def cancel(self, route: Route[Any, Any], request_id: str, who: Who) -> None:
+    async def cancel(self, route: Route[Any, Any], request_id: str, who: Who, trace: Context | None = None) -> None:
         """Cancel a call in words, wherever it runs.
+
+        Args:
+            trace: of who cancels; None: of this task.
 
         Raises:
             AIProxyError: that could not be done; it goes on for as long as it lingers.
@@ -243,7 +251,7 @@ class Calling:
         request = control.CancelRequest(
             method=route.method, request_id=request_id, metadata=convert.metadata(who, request_id)
         )
-        await self._connection.unary(CANCEL, request, who.metadata, CANCEL_SECONDS)
+        await self._connection.unary(CANCEL, request, who.metadata, CANCEL_SECONDS, trace or caller())
 
     async def settle(self) -> None:
         """Wait until what is being cancelled is; nothing more will be."""

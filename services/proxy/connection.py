@@ -12,8 +12,10 @@ import grpc
 from qingyu_ai.bus.fault import Code
 from qingyu_ai.doors.certificates import Files, Pem, Rotating, client_context, unencrypted, without_word
 from qingyu_ai.routes import Route, StreamJob
+from qingyu_ai.tracing.context import NOWHERE, Context
 
-from .errors import TIMEOUT, UNAVAILABLE, AIProxyError, from_grpc
+from .errors import TIMEOUT, UNAUTHENTICATED, UNAVAILABLE, AIProxyError, from_grpc
+from .spans import Asking
 from .who import AUTHORIZATION_KEY, Metadata
 
 CONNECT_SECONDS = 10.0
@@ -23,6 +25,12 @@ LONGEST_CALL_SECONDS = 3600.0
 """How long calls that run may keep a channel whose certificates were rotated."""
 
 LOOK_SECONDS = 3.0
+
+OWN_TOKEN = "OWN_TOKEN_NOT_TAKEN"
+NOT_LET_IN = (
+    "AI服务不可用：网关需要本代理自身的令牌，而它缺失或无效；请检查 QINGYU_AI__PROXY__TOKEN_FILE",
+    "The bridge wants a token of this proxy's own, which is missing or not valid; see QINGYU_AI__PROXY__TOKEN_FILE",
+)
 
 NO_FILES = Files("QINGYU_AI__PROXY")
 
@@ -45,12 +53,20 @@ OPTIONS = (
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Let no error of gRPC's out."""
+def translated(metadata: Metadata) -> Iterator[None]:
+    """Let no error of gRPC's out.
+
+    Args:
+        metadata: of the call, as whoever calls gave it.
+    """
     try:
         yield
     except grpc.RpcError as e:
-        raise from_grpc(e) from e
+        error = from_grpc(e)
+        if error.kind is UNAUTHENTICATED and not _has_token(metadata):
+            # Whoever calls has shown what there was to show: signing in again would not help.
+            error = AIProxyError(UNAVAILABLE, *NOT_LET_IN, status=error.status, reason=OWN_TOKEN, retryable=False)
+        raise error from e
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -114,7 +130,7 @@ class Connection:
             raise AIProxyError(UNAVAILABLE, english=english, status=Code.UNAVAILABLE, retryable=False) from None
 
     async def unary(
-        self, route: Route[Any, Any], request: Any, metadata: Metadata, seconds: float
+        self, route: Route[Any, Any], request: Any, metadata: Metadata, seconds: float, trace: Context = NOWHERE
     ) -> tuple[Any, Mapping[str, str]]:
         """Ask once.
 
@@ -124,30 +140,41 @@ class Connection:
         Raises:
             AIProxyError: it failed.
         """
-        with translated():
-            named = self._named(metadata)
+        with Asking(route, trace) as asking, translated(metadata):
+            named = self._named((*metadata, *asking.metadata))
             call = self._method("unary_unary", route)(request, metadata=named, timeout=seconds)
             reply = await call
             return reply, _texts(await call.trailing_metadata())
 
-    async def batch(self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float) -> Any:
+    async def batch(
+        self, route: Route[Any, Any], requests: Any, metadata: Metadata, seconds: float, trace: Context = NOWHERE
+    ) -> Any:
         """Send many requests, and wait for the one reply."""
         self._look_at_certificates()
         method = self._current.stream_unary(route.path, route.request.SerializeToString, route.reply.FromString)
-        with translated():
-            return await method(iter(requests), metadata=self._named(metadata), timeout=seconds)
+        with Asking(route, trace) as asking, translated(metadata):
+            named = self._named((*metadata, *asking.metadata))
+            return await method(iter(requests), metadata=named, timeout=seconds)
 
     def stream(
-        self, route: StreamJob[Any, Any], request: Any, metadata: Metadata, seconds: float | None, silence: float
+        self,
+        route: StreamJob[Any, Any],
+        request: Any,
+        metadata: Metadata,
+        seconds: float | None,
+        silence: float,
+        trace: Context = NOWHERE,
     ) -> Streaming:
         """Ask for a stream.
 
         Args:
             seconds: for all of it; None: as long as the bridge gives a call.
             silence: seconds without a word after which it is given up.
+            trace: in which it is asked.
         """
-        method = self._method("unary_stream", route)
-        return Streaming(method(request, metadata=self._named(metadata), timeout=seconds), silence)
+        method, asking = self._method("unary_stream", route), Asking(route, trace)
+        named = self._named((*metadata, *asking.metadata))
+        return Streaming(method(request, metadata=named, timeout=seconds), metadata, silence, asking)
 
     def _method(self, kind: str, route: Route[Any, Any]) -> Any:
         self._look_at_certificates()
@@ -159,7 +186,7 @@ class Connection:
 
     def _named(self, metadata: Metadata) -> Metadata:
         """Say who calls, where no user's token does."""
-        if any(key == AUTHORIZATION_KEY for key, _ in metadata) or not (token := self._token()):
+        if _has_token(metadata) or not (token := self._token()):
             return metadata
         return (*metadata, (AUTHORIZATION_KEY, f"Bearer {token}"))
 
@@ -175,11 +202,15 @@ class Streaming:
 
     Args:
         call: gRPC's.
+        metadata: as whoever calls gave it.
         silence: seconds without a word after which it is given up.
+        asking: its span.
     """
 
-    def __init__(self, call: Any, silence: float) -> None:
+    def __init__(self, call: Any, metadata: Metadata, silence: float, asking: Asking) -> None:
         self._call = call
+        self._metadata = metadata
+        self._asking = asking
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
@@ -192,9 +223,10 @@ class Streaming:
     def __enter__(self) -> Streaming:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._timer.cancel()
         self._call.cancel()  # a call that has ended takes no notice
+        self._asking.__exit__(kind, error, trace)
 
     def _look(self) -> None:
         """One timer for the whole stream: one for each message would cost as much as the message."""
@@ -213,7 +245,7 @@ class Streaming:
             AIProxyError: it broke.
         """
         try:
-            with translated():
+            with translated(self._metadata):
                 while True:
                     self._waits_since = self._loop.time()
                     message = await self._call.read()
@@ -263,6 +295,11 @@ async def why_not_encrypted(target: str, files: Files) -> str:
         said = unencrypted(e, files)
         return said if files else f"the bridge speaks TLS: set {files.setting('ca')}" if said else ""
     return "" if files else f"the bridge speaks TLS: set {files.setting('ca')}"
+
+
+def _has_token(metadata: Metadata) -> bool:
+    """Whether a user's token is in it."""
+    return any(key == AUTHORIZATION_KEY for key, _ in metadata)
 
 
 def _texts(metadata: Any) -> dict[str, str]:

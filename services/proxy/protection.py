@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from aiolimiter import AsyncLimiter
 
 from qingyu_ai.bus.deadline import Deadline
+from qingyu_ai.bus.fault import Code
 from qingyu_ai.settings import AiProxy
 
 from .breaker import Breaker, Permit
@@ -36,6 +37,8 @@ class Protection:
     def __init__(self, settings: AiProxy) -> None:
         self._settings = settings
         self._limiter = AsyncLimiter(settings.rate_limit, 1.0)
+        self.timeout = settings.timeout
+        """Seconds for an attempt, as configured."""
         self.breaker = Breaker(settings.circuit_max_fails, settings.circuit_reset_time)
         self.limited = 0
         """Calls that the limiter refused."""
@@ -56,7 +59,7 @@ class Protection:
             self.limited += 1
             raise AIProxyError(RATE_LIMIT, retry_seconds=LIMIT_RETRY_SECONDS)
         await self._limiter.acquire()  # at once: there is room
-        return Attempts(self, self._settings.max_retries, timeout or self._settings.timeout, deadline)
+        return Attempts(self, self._settings.max_retries, timeout or self.timeout, deadline)
 
 
 class Attempts:
@@ -89,11 +92,12 @@ class Attempts:
         return Attempts(self._protection, self._most, self._timeout, self._deadline)
 
     @contextmanager
-    def one(self, *, again: bool = False) -> Iterator[tuple[Permit, float]]:
+    def one(self, *, again: bool = False, counts: bool = True) -> Iterator[tuple[Permit, float]]:
         """Make an attempt, with so many seconds. An error that leaves this block is counted, unless the permit is settled.
 
         Args:
             again: it asks for the rest of a stream, which the breaker does not refuse.
+            counts: an error says something of the other side, and not only of this call.
 
         Raises:
             AIProxyError: there is no time, or the breaker is open.
@@ -109,7 +113,10 @@ class Attempts:
             yield permit, seconds
             failed = False
         except AIProxyError as e:
-            failed = e.trips
+            # Whoever brings less time than is configured must not be able to close the door for everybody; a bridge that is
+            # frozen is noticed by keepalive, too.
+            hurried = e.status is Code.DEADLINE_EXCEEDED and seconds < self._protection.timeout
+            failed = e.trips if counts and not hurried else None
             raise
         finally:
             permit.settle(failed)

@@ -11,7 +11,7 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.settings import AiProxy
 from qingyu_ai.settings import Bridge as BridgeSettings
-from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, AIProxyError
+from services.proxy.errors import PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, AIProxyError
 from services.proxy.models import ChatRequest, Message
 from services.proxy.own_token import OwnToken
 from services.proxy.service import AIProxyService
@@ -69,7 +69,17 @@ async def test_proxy_without_one_is_good_for_users_with_tokens_only(bridge: Brid
     service = await start(bridge.port)
     assert not service.well
     assert await said(service, Who("u1", token=token())) == "u1|True"
-    assert (await refusal(service, Who("u1"))).kind is UNAUTHENTICATED
+    error = await refusal(service, Who("u1"))
+    assert (error.kind, error.reason, error.retryable) == (UNAVAILABLE, "OWN_TOKEN_NOT_TAKEN", False)
+    for said_so in (error.message, error.english):
+        assert "QINGYU_AI__PROXY__TOKEN_FILE" in said_so, "whoever runs it is to know; whoever calls cannot mend it"
+    with pytest.raises(AIProxyError) as streamed:
+        await anext(service.chat_stream(ASKED, Who("u1")))
+    assert streamed.value.reason == error.reason
+    assert service.protection.breaker.failures == 0
+    with pytest.raises(AIProxyError) as asked:
+        await service.health()
+    assert asked.value.http_status == 503
 
 
 def test_file_with_the_token_is_read_again(tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
 from qingyu_ai.bus.deadline import Deadline
-from qingyu_ai.bus.errors import Fault, Interrupted, Invalid, NoWorker, Overloaded
+from qingyu_ai.bus.errors import Code, Fault, Interrupted, Invalid, NotFound, NoWorker, Overloaded
 from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import tool_pb2 as tool
-from qingyu_ai.routes import CHAT, EXECUTE_AGENT, HEALTH_CHECK, LIST_TOOLS
+from qingyu_ai.routes import CHAT, CHAT_STREAM, EXECUTE_AGENT, EXECUTE_AGENT_STREAM, HEALTH_CHECK, LIST_TOOLS
 from services.proxy import protection
 from services.proxy.breaker import State
 from services.proxy.errors import CIRCUIT_OPEN, DETAILS_KEY, RATE_LIMIT, AIProxyError
@@ -177,6 +178,60 @@ async def test_call_that_is_cancelled_is_no_failure(peer: Peer, start: Start) ->
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert service.protection.breaker.state is State.CLOSED
+
+
+async def silent_for_ever(body: bytes, context: Any) -> tool.ListToolsResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_caller_with_little_time_does_not_close_the_door_for_others(peer: Peer, start: Start) -> None:
+    """Anybody may say that he waits for two milliseconds only: that this is not enough says nothing about the bridge."""
+    peer.on(LIST_TOOLS, silent_for_ever)
+    service = await start(peer.port, circuit_max_fails=1, max_retries=1, timeout="300ms")
+    for _ in range(3):
+        assert (await refused(service, deadline=Deadline.after(0.05))).http_status == 504
+    assert service.protection.breaker.failures == 0
+    assert (await refused(service)).http_status == 504
+    assert service.protection.breaker.state is State.OPEN
+
+
+async def test_agent_that_is_given_little_time_does_not_close_the_door_for_others(
+    peer: Peer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.proxy.service.AGENT_GRACE_SECONDS", -0.9)
+    peer.on(EXECUTE_AGENT, silent_for_ever)
+    service = await start(peer.port, circuit_max_fails=1, max_retries=1)
+    asked = AgentRequest(agent_type="plot", task="写", options=AgentOptions(timeout_seconds=1))
+    with pytest.raises(AIProxyError) as error:
+        await service.execute_agent(asked, ME)
+    assert (error.value.http_status, service.protection.breaker.state) == (504, State.CLOSED)
+
+
+@pytest.mark.parametrize("code", [Code.DATA_LOSS, Code.INTERNAL, Code.UNAVAILABLE], ids=lambda code: code.name)
+async def test_reading_a_failed_call_again_does_not_close_the_door_for_others(
+    peer: Peer, start: Start, code: Code
+) -> None:
+    """Its failure was counted when it failed; and who lies about where he stands is told that the rest is lost."""
+
+    async def ended(body: bytes, context: Any) -> AsyncIterator[ai.AgentStreamChunk]:
+        fault = Fault(code, "STREAM_INCOMPLETE", "Part of this stream is lost", "部分内容丢失")
+        found = next(one for one in grpc.StatusCode if one.value[0] == code)
+        await context.abort(found, fault.message, ((DETAILS_KEY, fault.status),))
+        yield ai.AgentStreamChunk()
+
+    async def unknown(body: bytes, context: Any) -> AsyncIterator[ai.ChatStreamChunk]:
+        await failing(NotFound("call", "请求", "r"))(body, context)
+        yield ai.ChatStreamChunk()
+
+    peer.on(CHAT_STREAM, unknown)
+    peer.on(EXECUTE_AGENT_STREAM, ended)
+    service = await start(peer.port, circuit_max_fails=1, max_retries=1)
+    for _ in range(3):
+        with pytest.raises(AIProxyError) as error:
+            await anext(service.follow("r", ME, event_id="999999999"))
+        assert error.value.status is code
     assert service.protection.breaker.state is State.CLOSED
 
 

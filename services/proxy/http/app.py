@@ -15,15 +15,20 @@ from .answers import defect, error_response
 from .face import ClientGone, Face
 from .operations import OPERATIONS, WEBSOCKET, Operation
 from .paths import Paths, sent_path
+from .spans import InSpans, left, told
 from .websocket import Socket
 
 EXPOSED = ("X-Request-Id", "Location", "Retry-After")
 ALLOWED = (
     *("Authorization", "Content-Type", "Last-Event-ID", "X-Request-Id", "X-Remaining-Ms"),
     *("X-User-Id", "X-Project-Id"),
+    *("traceparent", "tracestate"),
 )
 PREFLIGHT_SECONDS = 600
 READING = ("GET", "HEAD")
+
+UNRECORDED = frozenset(op.path for op in OPERATIONS if op.public)
+"""Paths that are asked every few seconds by who watches, and would be most of all spans."""
 
 
 class Application:
@@ -44,6 +49,7 @@ class Application:
         no_upgrade = error_response(AIProxyError(NO_UPGRADE))
         no_upgrade.headers["Upgrade"] = "websocket"
         self._paths.add(READING, WEBSOCKET, no_upgrade)
+        self._in_spans = InSpans(self._answer, self._row, heeds_callers=face.settings.heed_traceparent)
         self._for_pages = CORSMiddleware(
             self._route,
             allow_origins=face.settings.allowed_origins,
@@ -56,6 +62,14 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
+        await self._in_spans(scope, receive, send)
+
+    def _row(self, scope: Scope) -> str | None:
+        """Which row of the table is asked, for spans: see `InSpans`."""
+        row = self._paths.row(sent_path(scope))
+        return None if row in UNRECORDED else row
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._socket(WebSocket(scope, receive, send))
         elif any(name == b"origin" for name, _ in scope["headers"]):
@@ -110,9 +124,11 @@ class _Endpoint:
         except AIProxyError as e:
             error = e
         except (ClientGone, ClientDisconnect):
+            left()
             return
         except Exception:
             error = defect(operation=self._name)
+        told(error)
         if not begun:
             await error_response(error)(scope, receive, sending)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from services.proxy.models import AgentRequest, AgentType, Answer, Request, ToolRequest
 
@@ -21,10 +22,20 @@ class ToolParameters(ToolRequest):
     tool_name: str = ""
 
 
+PATH = r"^/([\x21\x22\x24-\x2e\x30-\x3e\x40-\x5b\x5d-\x7e][\x21\x22\x24-\x3e\x40-\x7e]*)?$"
+"""A path without a query, and none that a browser would read as another server's (`//host`, and `/\\host`)."""
+
+
+def _checked_path(path: str) -> str:
+    if not re.fullmatch(PATH, path) or path.endswith("\n"):
+        raise ValueError("must be a path of this proxy, such as /api/v1/ai/ws, without a query")
+    return path
+
+
 class TicketRequest(Request):
     """Asks for a ticket to one path."""
 
-    path: Annotated[str, Field(max_length=512, pattern=r"^/[\x21\x22\x24-\x3e\x40-\x7e]*$")]
+    path: Annotated[str, Field(max_length=512, json_schema_extra={"pattern": PATH}), AfterValidator(_checked_path)]
     """Where it is for, such as `/api/v1/ai/ws`: without a query."""
 
 

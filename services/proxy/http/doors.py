@@ -137,5 +137,5 @@ def _named(connection: HTTPConnection, token: str) -> Who:
         try:
             found.append(unquote(connection.headers.get(name, ""), errors="strict"))
         except UnicodeDecodeError:
-            raise Invalid((name, "is no percent-encoded UTF-8")) from None
+            raise Invalid((name, "is no percent-encoded UTF-8"), chinese=f"{name}：须为百分号编码的 UTF-8") from None
     return Who(found[0], found[1], token) if any(found) or token else NOBODY

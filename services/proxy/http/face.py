@@ -85,7 +85,7 @@ class Face:
             raise AIProxyError(NOT_FOUND, f"没有名为 {kind[:64]!r} 的智能体；可用：{known}", english)
         task = await self._read(request, AgentTask)
         if task.agent_type not in (None, kind):
-            raise Invalid(("agentType", "differs from the path"))
+            raise Invalid(("agentType", "differs from the path"), chinese="agentType：与地址中的不同")
         return AgentRequest.model_construct(**{**dict(task), "agent_type": kind})
 
     async def chat(self, request: Request) -> Response:
@@ -192,7 +192,7 @@ class Face:
         who, name = await self.doors.who(request), request.path_params["name"]
         asked = await self._read(request, ToolParameters)
         if asked.tool_name not in ("", name):
-            raise Invalid(("toolName", "differs from the path"))
+            raise Invalid(("toolName", "differs from the path"), chinese="toolName：与地址中的不同")
         asked = asked.model_copy(update={"tool_name": name})
         return await self._answer(request, self.service.call_tool(asked, who, **_how(request)))
 

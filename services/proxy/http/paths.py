@@ -23,6 +23,8 @@ class Paths:
         self._name = ""
         """Of the parameter that any other segment is."""
         self._answers: dict[str, ASGIApp] = {}
+        self._row = ""
+        """What was added here."""
 
     def add(self, methods: Iterable[str], path: str, answer: ASGIApp) -> None:
         """Add a row.
@@ -39,6 +41,7 @@ class Paths:
             else:
                 at = at._inner.setdefault(segment, Paths())
         at._answers |= dict.fromkeys(methods, answer)
+        at._row = path
 
     def find(self, path: str) -> tuple[dict[str, ASGIApp], dict[str, str]]:
         """Find a path.
@@ -46,16 +49,25 @@ class Paths:
         Returns:
             What answers it, by method, none if there is no such path; and the parameters.
         """
+        at, parameters = self._walk(path)
+        return (at._answers, parameters) if at is not None else ({}, {})
+
+    def row(self, path: str) -> str:
+        """The path with its parameters in braces, as it was added; empty: there is no such path."""
+        at, _ = self._walk(path)
+        return at._row if at is not None else ""
+
+    def _walk(self, path: str) -> tuple[Paths | None, dict[str, str]]:
         at, parameters = self, {}
         for segment in _segments(path):
             inner = at._inner.get(segment)
             if inner is None:
                 if at._any is None or not segment:
-                    return {}, {}
+                    return None, {}
                 parameters[at._name] = unquote(segment)
                 inner = at._any
             at = inner
-        return at._answers, parameters
+        return at, parameters
 
 
 def _segments(path: str) -> list[str]:

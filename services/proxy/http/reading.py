@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from qingyu_ai.bus.deadline import Deadline
@@ -20,6 +21,7 @@ MOST_FIELDS = 20
 """Mistakes that one answer names."""
 
 LONGEST_ID = 128
+BOM = b"\xef\xbb\xbf"
 
 CHINESE = {
     "missing": "必填",
@@ -43,8 +45,13 @@ CHINESE = {
     "less_than_equal": "过大",
     "finite_number": "须为有限的数字",
     "json_invalid": "不是有效的 JSON",
+    "union_tag_not_found": "必填",
+    "union_tag_invalid": "不在可选值之内",
 }
 """What pydantic finds, in Chinese; the rest is 无效."""
+
+TAGS = "union_tag_"
+"""How pydantic calls what is wrong with the field `type` of a WebSocket's message."""
 
 
 async def body_of(request: Request, limit: int, seconds: float, *types: str) -> bytes:
@@ -96,21 +103,44 @@ def parsed(model: type[Model], body: bytes | str, under: str = "") -> Model:
     try:
         return model.model_validate_json(body)
     except ValidationError as e:
+        if isinstance(body, bytes):
+            _check_encoding(body, under or "body")
         raise invalid(e, under) from None
+
+
+def _check_encoding(body: bytes, field: str) -> None:
+    """Tell who sends GBK or UTF-16 that it is not the JSON that is wrong."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as e:
+        what = f"must be UTF-8; byte {e.start} is not"
+        raise Invalid((field, what), chinese=f"{field}：须为 UTF-8 编码，第 {e.start} 字节不是") from None
+    if body.startswith(BOM):
+        what = "must begin with its JSON, not with a byte order mark"
+        raise Invalid((field, what), chinese=f"{field}：须以 JSON 开头，不能带 BOM")
 
 
 def invalid(error: ValidationError, under: str = "") -> Invalid:
     """Say what does not fit, without showing the values."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)[:MOST_FIELDS]
-    fields = [(_path(under, e["loc"]), _sentence(e["msg"])) for e in found]
+    found = error.errors(include_url=False, include_input=False)[:MOST_FIELDS]
+    fields = [(_path(under, _location(e)), _sentence(e)) for e in found]
     chinese = "；".join(
-        f"{_path(under, e['loc'])}：{CHINESE.get(e['type'], '无效')}" for e in found
+        f"{_path(under, _location(e))}：{CHINESE.get(e['type'], '无效')}" for e in found
     )  # fmt: skip
     return Invalid(*fields, chinese=chinese)
 
 
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
+def _location(error: ErrorDetails) -> tuple[Any, ...]:
+    """Where it is wrong: of messages that are told apart by a field, that field."""
+    return (*error["loc"], "type") if error["type"].startswith(TAGS) else error["loc"]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    if error["type"].startswith(TAGS):
+        # Without what was sent, which the words of pydantic would show.
+        tags = error.get("ctx", {}).get("expected_tags")
+        return f"must be one of {tags}" if tags else "field required"
+    message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 

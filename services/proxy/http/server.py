@@ -18,13 +18,21 @@ from services.proxy.errors import SLOW_CLIENT, VALIDATION, AIProxyError, Kind
 
 from .answers import error_body
 
+QUIET = frozenset(
+    (
+        "ASGI callable returned without completing handshake.",  # a WebSocket was refused with an answer
+        "Invalid UTF-8 sequence received from client.",  # with a traceback; the client is told 1007
+    )
+)
+"""What uvicorn 0.54 logs as errors, and clients do."""
+
 
 class _Refusals(logging.Filter):
-    """Leaves out what uvicorn 0.54 logs as an error when a WebSocket is refused with an answer (`websocket.http.response`)."""
+    """Leaves `QUIET` out: what clients do wrong is answered, not logged, or they could fill the disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        return record.msg != "ASGI callable returned without completing handshake."
+        return record.msg not in QUIET
 
 
 HEAD_BYTES = 32 * 1024

@@ -20,6 +20,7 @@ from services.proxy.models import StreamChunk
 from .answers import defect, encode, error_body
 from .pump import Pump
 from .reading import ended, gone
+from .spans import left, told
 
 FIRST_SECONDS, FOLLOW_SECONDS = 0.5, 2.5
 """How long a refusal may take to be answered with its own status; after that the stream begins and says it inside. Who follows a
@@ -101,6 +102,8 @@ class EventStream(Response):
                     done, _ = await asyncio.wait(both, timeout=SEND_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if writing.done():
                     writing.result()
+                else:
+                    left()
             finally:
                 await ended(writing, leaving)
 
@@ -110,6 +113,7 @@ class EventStream(Response):
         except AIProxyError as e:
             if not (self._comes_back and e.retryable):
                 raise
+            told(e)
             await self._open(send)
             await send({"type": "http.response.body", "body": OPENING})
             return
@@ -122,9 +126,12 @@ class EventStream(Response):
                 body = b"".join([event_of(chunk) for chunk in chunks]) or SILENCE
             last = DONE
         except AIProxyError as e:
+            told(e)
             last = b"" if self._comes_back and e.retryable else error_event(e)
         except Exception:
-            last = error_event(defect(streams="sse"))
+            error = defect(streams="sse")
+            told(error)
+            last = error_event(error)
         await self._send(send, last, more=False)
 
     async def _open(self, send: Send) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from services.proxy.errors import CANCELLED, SLOW_CLIENT, AIProxyError, Invalid
@@ -17,6 +17,7 @@ from .answers import defect, encode, error_response
 from .face import Face
 from .pump import Pump
 from .reading import checked_id, ended, invalid
+from .spans import left, told
 from .sse import SEND_SECONDS
 
 NORMAL, BROKE_RULES, FAILED = 1000, 1008, 1011
@@ -42,12 +43,17 @@ class ChatFrame(Request):
     request_id: str | None = None
 
 
+def _as_text(given: object) -> object:
+    """An id that is a number may be one in JSON, too."""
+    return str(given) if type(given) is int else given
+
+
 class ResumeFrame(Request):
     """Read a call on; `from` is the `id` of the last chunk."""
 
     type: Literal["resume"]
     request_id: str
-    position: Annotated[str | int, Field(alias="from")] = ""
+    position: Annotated[str, Field(alias="from"), BeforeValidator(_as_text)] = ""
 
 
 class CancelFrame(Request):
@@ -83,6 +89,7 @@ class Socket:
             self._face.doors.check_origin(self._socket)
             who = await self._face.doors.who(self._socket)
         except AIProxyError as e:
+            told(e)
             await self._socket.send_denial_response(error_response(e))
             return
         await self._socket.accept()
@@ -90,7 +97,7 @@ class Socket:
             await self._one_call(who)
             await self._socket.close(NORMAL)
         except (WebSocketDisconnect, TimeoutError):
-            pass  # it has gone; its call lingers, and it may come back
+            left()  # its call lingers, and it may come back
         except AIProxyError as e:
             asked_for = e.kind is CANCELLED
             await self._fail(e, NORMAL if asked_for else BROKE_RULES if e.http_status < 500 else FAILED)
@@ -98,6 +105,7 @@ class Socket:
             await self._fail(defect(streams="websocket"), FAILED)
 
     async def _fail(self, error: AIProxyError, code: int) -> None:
+        told(error)
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
         try:
@@ -148,7 +156,7 @@ class Socket:
             case ChatFrame():
                 chunks = service.chat_stream(frame.request, who, request_id=request_id, lingers=True)
             case ResumeFrame():
-                chunks = service.follow(request_id, who, event_id=str(frame.position))
+                chunks = service.follow(request_id, who, event_id=frame.position)
         return request_id, chunks
 
     async def _write(self, pump: Pump) -> None:
@@ -179,7 +187,8 @@ class Socket:
             raise WebSocketDisconnect(message.get("code") or NORMAL)
         text = message.get("text")
         if text is None:
-            raise Invalid(("message", "must be a text with JSON in it"))
+            what = "must be a text with JSON in it, not binary"
+            raise Invalid(("message", what), chinese="message：须为文本消息，内容为 JSON，而不是二进制")
         try:
             return frames.validate_json(text)
         except ValidationError as e:

@@ -152,6 +152,29 @@ def test_ticket_is_for_one_path_and_one_use_and_half_a_minute() -> None:
     assert len(tickets._spent) == 1, "spent tickets are forgotten once they have expired"
 
 
+def test_ticket_costs_the_same_however_many_were_spent_before() -> None:
+    """Only those are looked at that are forgotten: who gets many tickets would slow the process down for everybody."""
+    clock, me = Clock(), Who("u1")
+    tickets = Tickets(KEY, clock)
+    for _ in range(3):
+        tickets.open(tickets.seal(me, "/a", 30), "/a")
+    clock.now += 10
+    looked_at = []
+
+    class Spent(dict[bytes, float]):
+        def values(self) -> Any:
+            for end in super().values():
+                looked_at.append(end)
+                yield end
+
+    tickets._spent = Spent(tickets._spent)
+    tickets.open(tickets.seal(me, "/a", 30), "/a")
+    assert (len(looked_at), len(tickets._spent)) == (1, 4)
+    clock.now += 20
+    tickets.open(tickets.seal(me, "/a", 30), "/a")
+    assert len(tickets._spent) == 2
+
+
 def test_ticket_of_another_key_or_purpose_opens_nothing() -> None:
     me = Who("u1")
     tickets = Tickets(KEY)

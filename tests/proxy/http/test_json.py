@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -124,6 +125,47 @@ async def test_body_that_does_not_fit_is_named_by_its_field(site: Site, path: st
     assert [one["field"] for one in error["fields"]] == [field]
     assert not error["retryable"]
     assert not logs
+
+
+@pytest.mark.parametrize(
+    ("body", "chinese", "english"),
+    [
+        ('{"task": "雨停了"}'.encode("gbk"), "须为 UTF-8 编码", "must be UTF-8"),
+        ('{"task": "写"}'.encode("utf-16"), "须为 UTF-8 编码", "must be UTF-8"),
+        ('{"task": "写"}'.encode("utf-8-sig"), "BOM", "byte order mark"),
+    ],
+    ids=["GBK", "UTF-16", "BOM"],
+)
+async def test_body_in_another_encoding_is_told_so(site: Site, body: bytes, chinese: str, english: str) -> None:
+    headers = ME | {"Content-Type": "application/json"}
+    error = error_of(await site.client.post("/api/v1/ai/agents/plot", content=body, headers=headers), 400, "VALIDATION")
+    assert chinese in error["message"]
+    assert english in error["messageEn"]
+
+
+CHARACTER = re.compile("[一-鿿]")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/agents/plot", {"agentType": "outline", "task": "写"}), ("/tools/count", {"toolName": "other"})],
+    ids=["agent", "tool"],
+)
+async def test_body_that_differs_from_its_path_is_told_so_in_both_languages(site: Site, path: str, body: Any) -> None:
+    error = error_of(await site.post(path, body), 400, "VALIDATION")
+    assert CHARACTER.search(error["message"].removeprefix("请求无效："))
+    assert "differs from the path" in error["messageEn"]
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example/x", "/\\evil.example/x", "https://evil.example", "/x?y", "/x#y", "", "/灯"]
+)
+async def test_ticket_is_given_to_a_path_of_this_server_only(site: Site, path: str) -> None:
+    """Its `url` is opened by a page, and a browser reads `//host` as another server's address."""
+    error = error_of(await site.post("/tickets", {"path": path}), 400, "VALIDATION")
+    assert error["fields"] == [
+        {"field": "path", "description": "must be a path of this proxy, such as /api/v1/ai/ws, without a query"}
+    ]
 
 
 async def test_rules_of_the_bridge_are_passed_on_in_both_languages(bridge: Bridge, site: Site) -> None:

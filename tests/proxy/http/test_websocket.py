@@ -115,14 +115,14 @@ async def test_page_may_ask_whether_anybody_is_there(bridge: Bridge, site: Site)
 
 BAD: dict[str, tuple[str | bytes, str]] = {
     "no JSON": ("{", "message"),
-    "no type": ("{}", "message"),
-    "unknown type": ('{"type": "shout"}', "message"),
+    "no type": ("{}", "message.type"),
+    "unknown type": ('{"type": "shout"}', "message.type"),
     "bytes": (b"\x00", "message"),
     "no such agent": (
         '{"type": "agent", "request": {"agentType": "poet", "task": "x"}}',
         "message.agent.request.agentType",
     ),
-    "cancel before anything": ('{"type": "cancel"}', "message"),
+    "cancel before anything": ('{"type": "cancel"}', "message.type"),
     "an id with blanks": (json.dumps({"type": "resume", "requestId": "a b"}), "requestId"),
     "no position": (json.dumps({"type": "resume", "requestId": "a", "from": "x"}), "Last-Event-ID"),
 }
@@ -140,6 +140,41 @@ async def test_message_that_does_not_fit_is_answered_and_ends_the_socket(
     assert (error["type"], error["error"]["code"]) == ("error", "VALIDATION")
     assert [one["field"] for one in error["error"]["fields"]] == [field]
     assert not logs
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "english", "chinese"),
+    [
+        ({"type": "不能说的话"}, "message.type", "must be one of 'agent', 'chat', 'resume', 'ping'", "不在可选值之内"),
+        ({}, "message.type", "field required", "必填"),
+        ({"type": "resume", "requestId": "r", "from": True}, "message.resume.from", "valid string", "须为文本"),
+        (b"{}", "message", "not binary", "而不是二进制"),
+    ],
+    ids=["unknown", "none", "from", "binary"],
+)
+async def test_message_that_is_none_of_ours_is_told_so_in_both_languages(
+    site: Site, message: Any, field: str, english: str, chinese: str
+) -> None:
+    async with dial(site) as socket:
+        await socket.send(message if isinstance(message, bytes) else json.dumps(message))
+        [heard] = await hear(socket)
+    error = heard["error"]
+    assert [one["field"] for one in error["fields"]] == [field]
+    assert english in error["messageEn"]
+    assert chinese in error["message"]
+    assert "不能说" not in json.dumps(heard, ensure_ascii=False)
+
+
+async def test_frame_that_is_no_utf8_closes_the_socket_and_is_not_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client could otherwise fill the disk with tracebacks."""
+    async with dial(site) as socket:
+        await socket.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1007
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def test_message_over_the_limit_closes_the_socket(open_site: Open) -> None:
