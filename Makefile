@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 JOBS ?= 4
 TOOLS := $(CURDIR)/tools
 
+# Tests and benches start hundreds of processes, and without kept bytecode each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 BUF_VERSION := 1.75.0
 EVENTS_NPM := @nats-io/transport-node@3.4.0 @nats-io/jetstream@3.4.0 protobufjs@8.8.1 @asyncapi/specs@6.11.1
 GEN_GO_VERSION := v1.36.11

@@ -29,3 +29,9 @@ def quiet_logs() -> Iterator[None]:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), cache_logger_on_first_use=False)
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def frequent_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge in the test's own process sees a worker as soon as it is there, and not at its next question."""
+    monkeypatch.setattr("qingyu_ai.bus.discovery.PING_EVERY", 0.03)

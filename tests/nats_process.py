@@ -36,7 +36,7 @@ class NatsProcess:
             self._process = subprocess.Popen(
                 [str(nats_server.binary()), *arguments], stdout=log, stderr=subprocess.STDOUT, env=self._env
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break

@@ -47,14 +47,25 @@ class PostgresProcess:
         program = postgres.server(self._programs, self.folder, HOST, self.port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(program.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        ready = [str(self._programs / "pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
-            if subprocess.run(ready).returncode == 0:
+            if self._ready:
                 self._started = True
                 return True
             time.sleep(0.02)
         return False
+
+    @property
+    def _ready(self) -> bool:
+        """Whether this server itself says that it lets clients in; whoever answers at the port may be another run's.
+
+        Source: PostgreSQL's src/include/utils/pidfile.h: the first line is the process's id, the eighth its status.
+        """
+        try:
+            lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
     def password(self, role: str) -> str:
         """Of `postgres` or `worker`."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import Running, System, SystemBroken, Worker, echo
+from tests.process import Running, SystemBroken
+from tests.running import System, Worker, echo
 from tests.waiting import eventually_sync
 
 

@@ -9,28 +9,27 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .report import Round, show
 from .rig import open_rig
-from .rounds import anothers_ids, breaking_out, closed_projects, forged_tokens
+from .rounds import RoundOf, anothers_ids, breaking_out, closed_projects, forged_tokens
+
+ALL = (forged_tokens, anothers_ids, closed_projects, breaking_out)
 
 
-async def abused(every: int = 1, hole: str = "") -> list[Round]:
-    """Run all rounds.
+async def abused(every: int = 1, hole: str = "", rounds: Sequence[RoundOf] = ALL) -> list[Round]:
+    """Run rounds on a fresh system.
 
     Args:
         every: one attempt of so many of each of the large rounds.
         hole: one of `holes.HOLES`: what must turn them red.
+        rounds: which, in this order.
     """
     with tempfile.TemporaryDirectory(prefix="qingyu-abuse-") as folder:
         async with open_rig(Path(folder), hole) as rig:
-            return [
-                await forged_tokens(rig, every),
-                await anothers_ids(rig, every),
-                await closed_projects(rig),
-                await breaking_out(rig, every),
-            ]
+            return [await one(rig, every) for one in rounds]
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from qingyu_ai import routes
@@ -33,6 +33,9 @@ IN_A_BATCH = frozenset(("OK",))
 HEADERS = ("x-request-id", "x-resume-from", "x-follow", "x-linger-ms", "traceparent", "x-user-id", "x-project-id")
 
 STREAMS = (routes.CHAT_STREAM, routes.EXECUTE_AGENT_STREAM)
+
+RoundOf = Callable[[Rig, int], Awaitable[Round]]
+"""Makes one attempt of so many of a round."""
 
 
 async def forged_tokens(rig: Rig, every: int = 1) -> Round:
@@ -106,8 +109,8 @@ def _in_words(own: Metadata) -> Iterator[Attempt]:
         yield Attempt(routes.CALL_TOOL, called, own, f"a tool that searches as {user or 'nobody'}", expected)
 
 
-async def closed_projects(rig: Rig) -> Round:
-    """A token of the victim itself that opens another project only: a collaborator's."""
+async def closed_projects(rig: Rig, every: int = 1) -> Round:
+    """A token of the victim itself that opens another project only: a collaborator's. All attempts are made: they are few."""
     found, own = Round("Closed projects"), rig.as_user(VICTIM, projects=["open-project"])
     attempts = []
     for project in ("", PROJECT, "open-project"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qingyu_ai.bus.errors import Code, Expired
+from qingyu_ai.bus.handler import Call
 from services.agent.chunks import Before
 from services.agent.loop import Run
 from services.agent.prompting import plan
@@ -45,12 +46,21 @@ async def test_timeout_seconds_ends_with_the_text_so_far() -> None:
     assert model.open == 0
 
 
+class Unhurried(Box):
+    """Its tools do not end by themselves at the very moment at which the agent's time is over."""
+
+    async def call(
+        self, call: Call, name: str, arguments: str, *, part: str, seconds: float, patience: float
+    ) -> ToolResult:
+        return await super().call(call, name, arguments, part=part, seconds=seconds + 10, patience=patience)
+
+
 async def test_a_tool_that_runs_when_the_time_is_over_is_ended_and_recorded() -> None:
     async def sleeps(arguments: dict[str, Any]) -> ToolResult:
         await asyncio.sleep(10)
         raise AssertionError
 
-    box = Box().with_tool("slow", sleeps, seconds=30).with_tool("text_statistics")
+    box = Unhurried().with_tool("slow", sleeps, seconds=30).with_tool("text_statistics")
     model = ScriptedModel(calls(("slow", {}), ("text_statistics", {})))
     answer = await Lab(model, box).ask(request(tools=["slow", "text_statistics"], options={"timeout_seconds": 1}))
     assert answer.status == "timeout"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench import echo_worker
 from qingyu_ai import routes
 from qingyu_ai.bus.errors import Code, Fault
 from qingyu_ai.bus.handler import Call
@@ -88,12 +89,24 @@ class Gated:
             yield document(f"d{n}")
 
 
-async def test_batch_waits_for_a_worker_that_is_away_for_a_moment(bridge: Bridge) -> None:
-    await bridge.worker("rag")
-    source = Gated(40)
+async def begun(bridge: Bridge, count: int) -> tuple[asyncio.Future[Any], Gated]:
+    """A batch of which the first document is indexed, by a worker that has gone."""
+    indexed = asyncio.Event()
+
+    async def index(call: Call, request: rag.IndexRequest) -> rag.IndexResponse:
+        indexed.set()
+        return await echo_worker.index(call, request)
+
+    await bridge.worker("rag", index=index)
+    source = Gated(count)
     call = batch(bridge, aiter(source))
-    await eventually(lambda: bridge.edge.open == 1)
+    await indexed.wait()
     await leaves(bridge)
+    return call, source
+
+
+async def test_batch_waits_for_a_worker_that_is_away_for_a_moment(bridge: Bridge) -> None:
+    call, source = await begun(bridge, 40)
     source.open.set()
     waited = bridge.settings.bridge.max_batch_in_flight
     await eventually(lambda: len(asyncio.all_tasks()) > waited)
@@ -107,11 +120,7 @@ async def test_batch_waits_for_a_worker_that_is_away_for_a_moment(bridge: Bridge
     "bridge_settings", [BridgeSettings(port=0, expected_workers=("rag",), batch_patience_seconds=0.5)]
 )
 async def test_batch_without_a_worker_for_longer_than_its_patience_names_its_documents(bridge: Bridge) -> None:
-    await bridge.worker("rag")
-    source = Gated(100)
-    call = batch(bridge, aiter(source))
-    await eventually(lambda: bridge.edge.open == 1)
-    await leaves(bridge)
+    call, source = await begun(bridge, 100)
     source.open.set()
     answer = await call
     assert (answer.total, answer.success_count) == (100, 1)

@@ -195,13 +195,29 @@ async def test_cancel_while_its_bridge_drains_stops_the_work(bridge: Bridge) -> 
     halting.release.set()
 
 
+def questions(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What a bridge is answered from now on when it asks whether anybody reads a call."""
+    withdrawals = bridge.caller.readers.withdrawals
+    ask, answers = withdrawals.is_held, list[bool]()
+
+    async def is_held(call: str) -> bool:
+        answers.append(await ask(call))
+        return answers[-1]
+
+    monkeypatch.setattr(withdrawals, "is_held", is_held)
+    return answers
+
+
 @pytest.mark.parametrize("timeout", [20, 1])
-async def test_reader_at_another_bridge_does_not_end_the_call_of_the_first(bridge: Bridge, timeout: float) -> None:
+async def test_reader_at_another_bridge_does_not_end_the_call_of_the_first(
+    bridge: Bridge, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither by leaving nor by its own, shorter deadline."""
     halting = Halting()
     await bridge.worker(stream=halting.stream)
     first = await begin(bridge, "a")
     async with bridge.second() as other:
+        asked = questions(other, monkeypatch)
         second = other.streaming(routes.CHAT_STREAM)(chat("写"), metadata=(("x-request-id", "a"),), timeout=timeout)
         assert (await second.read()).delta == "前"
         if timeout > 1:
@@ -209,20 +225,23 @@ async def test_reader_at_another_bridge_does_not_end_the_call_of_the_first(bridg
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await rest_of(second)
         await eventually(lambda: other.edge.open == 0 and other.caller.readers.withdrawals.lingering == 0)
-        await asyncio.sleep(0.7)  # it has asked who else reads the call
+        await eventually(lambda: asked == [True])
         assert (await describe(bridge, "a")).state == control.CALL_STATE_RUNNING
         halting.release.set()
         assert await rest_of(first) == "后"
 
 
-async def test_first_reader_does_not_end_the_call_of_one_at_another_bridge(bridge: Bridge) -> None:
+async def test_first_reader_does_not_end_the_call_of_one_at_another_bridge(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     halting = Halting()
     await bridge.worker(stream=halting.stream)
     first = await begin(bridge, "a")
     async with bridge.second() as other:
         second = await begin(other, "a")
+        asked = questions(bridge, monkeypatch)
         first.cancel()
-        await asyncio.sleep(0.7)  # its bridge has asked
+        await eventually(lambda: asked == [True])
         assert halting.stopped == 0
         second.cancel()
         await eventually(lambda: halting.stopped == 1)

@@ -13,9 +13,11 @@ from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.memory import MemoryBus
 from qingyu_ai.bus.memory_broker import Broker
 from qingyu_ai.bus.transport import Bus
+from qingyu_ai.bus.transport_errors import StoreRefused
 from qingyu_ai.settings import Bus as BusSettings
 from tests.bus.system import Connect, System, close_system, open_system
 from tests.nats_cluster import REPLICAS, AnyNats
+from tests.waiting import eventually
 
 FAST = BusSettings(
     beat_seconds=0.2,
@@ -29,6 +31,9 @@ FAST = BusSettings(
 )
 """The protocol's times, shortened so that a test can see a lease pass."""
 
+NO_STORE = 10049
+"""The error of a server that is still removing the files of a stream of the same name, on a disk that is busy."""
+
 
 async def clean(process: AnyNats, settings: BusSettings) -> None:
     """Give a test streams of its own on the shared server."""
@@ -36,7 +41,17 @@ async def clean(process: AnyNats, settings: BusSettings) -> None:
     for plan in topology.plans(settings):
         with contextlib.suppress(NotFoundError):
             await bus.jetstream.delete_stream(plan.name)
-    await bus.ensure_topology(settings)
+
+    async def made() -> bool:
+        try:
+            await bus.ensure_topology(settings)
+        except StoreRefused as e:
+            if e.code != NO_STORE:
+                raise
+            return False
+        return True
+
+    await eventually(made)
     await bus.close()
 
 

@@ -113,7 +113,7 @@ async def test_slow_reader_holds_a_window_and_still_gets_everything(system: Syst
     while taken := await reading.take():
         assert len(taken) <= 16 + 256
         received += [ai.ChatStreamChunk.FromString(encoded).delta for encoded, _ in taken]
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.004)
         assert len(reading._held) <= 16 + 256
         system.caller.credit(reading)
     system.caller.close(reading)

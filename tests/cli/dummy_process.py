@@ -4,8 +4,8 @@
     python -m tests.cli.dummy_chat
 
 DUMMY_FAULT breaks it: `dies` (at once), `chat refuses` (its settings), `never ready` (the demo then gives up early, with
-`never ready, patiently` it waits as it would for a person), `ignores SIGTERM`, `no wheel` of PostgreSQL, or one of the
-fake agent's faults.
+`never ready, patiently` it waits as it would for a person), `ignores SIGTERM`, `bridge ignores SIGTERM` alone, `no wheel` of
+PostgreSQL, or one of the fake agent's faults.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def run(name: str, settings: Settings, metrics_port: int) -> None:
         log("address_taken", level="error", error=f"set QINGYU_{name.upper()}__PORT to a free one")
         sys.exit(2)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if fault == "ignores SIGTERM" else lambda *_: stop.set())
+    ignores = fault in ("ignores SIGTERM", f"{name} ignores SIGTERM")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores else lambda *_: stop.set())
 
     class Operations(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

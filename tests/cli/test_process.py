@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qingyu_ai.cli.backoff import Backoff
 from qingyu_ai.cli.process import Exited, GaveUp, Process, Program, Starting, Stopped, Stopping, Up, describe_exit
 from tests.cli.children import OBEDIENT, STUBBORN, Memory, impatient, python
 from tests.waiting import eventually, eventually_sync
@@ -161,10 +162,10 @@ async def test_a_failure_while_stopping_is_not_clean(start: Start, memory: Memor
 
 
 async def test_a_process_that_waits_for_its_restart_stops_at_once(memory: Memory) -> None:
-    process = Process(python("mortal", "raise SystemExit(1)"), memory.watcher)
+    process = Process(python("mortal", "raise SystemExit(1)"), memory.watcher, Backoff(3600, 3600))
     process.start()
     await eventually(lambda: memory.of("mortal", Exited))
-    await asyncio.wait_for(process.stop(), 0.4)  # the first wait is half a second
+    await asyncio.wait_for(process.stop(), 10)
     assert process.clean
 
 

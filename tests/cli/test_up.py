@@ -235,7 +235,7 @@ def test_a_demo_whose_tour_fails_shows_the_logs_of_the_processes(run: Run) -> No
 
 def test_a_demo_that_does_not_stop_cleanly_has_failed(run: Run) -> None:
     drain = {f"QINGYU_{name}__DRAIN_SECONDS": "0.1" for name in ("BRIDGE", "PROXY", "CHAT")}
-    demo = run("demo", **drain, **NO_RETRIEVAL, **{FAULT: "ignores SIGTERM"})
+    demo = run("demo", **drain, **NO_RETRIEVAL, **{FAULT: "bridge ignores SIGTERM"})
     assert demo.finish(60) == 1
     assert "bridge did not stop cleanly: stopped: killed by SIGKILL" in demo.output
 

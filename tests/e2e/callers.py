@@ -27,7 +27,8 @@ from qingyu_ai.contract import ai_agent_pb2 as ai
 from qingyu_ai.contract import common_pb2 as common
 from qingyu_ai.contract.stubs import ai_agent_pb2_grpc
 from tests.e2e import counting_worker
-from tests.running import Running, Worker
+from tests.process import Running
+from tests.running import Worker
 from tests.waiting import eventually_sync
 
 COUNTING = Worker("tests.e2e.counting_worker", "chat")

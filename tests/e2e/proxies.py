@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qingyu_ai.settings import env_name
 from tests.ports import free_port
-from tests.running import Running, System
+from tests.process import Running
+from tests.running import System
 from tests.waiting import eventually
 
 KEY = "k" * 40

@@ -14,7 +14,8 @@ import pytest
 from tests.e2e.callers import COUNTING, FAST, LEASE, Caller, all_whole, begun, ended, lines, say
 from tests.e2e.counting_worker import BEGINS
 from tests.ports import free_port
-from tests.running import RunningBridge, System
+from tests.process import RunningBridge
+from tests.running import System
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("bridge faults")]

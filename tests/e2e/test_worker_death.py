@@ -8,7 +8,8 @@ import pytest
 
 from tests.e2e.callers import COUNTING, FAST, LEASE, Call, Caller, all_whole, begun, lines, say
 from tests.e2e.counting_worker import BEGINS, STOPS
-from tests.running import Running, System
+from tests.process import Running
+from tests.running import System
 from tests.waiting import eventually_sync
 
 TAKEN_OVER = "call_taken_over"

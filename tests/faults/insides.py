@@ -15,7 +15,7 @@ import time
 from types import FrameType
 
 from qingyu_ai.bus.connection import NatsBus
-from tests.running import Running
+from tests.process import Running
 
 from .clients import until
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.running import SystemBroken
+from tests.process import SystemBroken
 
 MOST_SHOWN = 8
 """Findings of a row that are printed."""

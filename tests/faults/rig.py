@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.e2e.callers import FAST
 from tests.nats_cluster import AnyNats
-from tests.running import Running, System, Worker
+from tests.process import Running
+from tests.running import System, Worker
 
 from .clients import Client, connected
 from .ledger import Attempt, wrongs

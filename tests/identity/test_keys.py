@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,26 @@ def test_certificates_and_keys_are_read_and_each_is_for_one_algorithm() -> None:
     assert algorithms(read_pem(text, "f")) == ["RS256", "ES256", "EdDSA"]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "holds no key"),
-        ("ssh-ed25519 AAAA", "holds no key"),
-        (private_pem(private_key("EdDSA")), "a private key"),
-        (public_pem(rsa.generate_private_key(65537, 1024)), "1024 bits is too weak"),
-        (public_pem(ec.generate_private_key(ec.SECP384R1())), "for none of RS256, ES256 and EdDSA"),
-        (public_pem(dsa.generate_private_key(2048)), "for none of"),
-        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"),
-        (public_pem(private_key("EdDSA")) * 33, "33 keys; the limit is 32"),
-    ],
-)
-def test_what_is_no_key_is_told(text: str, words: str) -> None:
+NO_KEYS: dict[str, tuple[Callable[[], str], str]] = {
+    "nothing": (lambda: "", "holds no key"),
+    "of OpenSSH": (lambda: "ssh-ed25519 AAAA", "holds no key"),
+    "private": (lambda: private_pem(private_key("EdDSA")), "a private key"),
+    "weak": (lambda: public_pem(rsa.generate_private_key(65537, 1024)), "1024 bits is too weak"),
+    "another curve": (
+        lambda: public_pem(ec.generate_private_key(ec.SECP384R1())),
+        "for none of RS256, ES256 and EdDSA",
+    ),
+    "another kind": (lambda: public_pem(dsa.generate_private_key(2048)), "for none of"),
+    "broken": (lambda: "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"),
+    "too many": (lambda: public_pem(private_key("EdDSA")) * 33, "33 keys; the limit is 32"),
+}
+"""Made when the test runs: each process that collects tests would make them all."""
+
+
+@pytest.mark.parametrize(("text", "words"), NO_KEYS.values(), ids=NO_KEYS)
+def test_what_is_no_key_is_told(text: Callable[[], str], words: str) -> None:
     with pytest.raises(BadKeys, match=words):
-        read_pem(text, "f")
+        read_pem(text(), "f")
 
 
 def test_set_is_read_for_what_is_in_it_for_us() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +50,30 @@ async def test_proof_is_for_its_call_its_user_and_its_tool(verifier: ToolVerifie
     assert jwt.get_unverified_header(proof)["alg"] == "EdDSA"
 
 
-NOW = int(time.time())
-
-BAD = {
-    "another's key": signed(private_key("EdDSA", 3)),
-    "expired": signed(iat=NOW - 100, exp=NOW - 40),
-    "for longer than a minute": signed(exp=NOW + 3600),
-    "no end": signed(exp=None),
-    "no beginning": signed(iat=None),
-    "no user": signed(sub=None),
-    "no call": signed(jti=None),
-    "several tools": signed(aud=["mine", "yours"]),
-    "another issuer": signed(iss="x"),
-    "a user's token": signed(typ="JWT"),
-    "unsigned": jwt.encode({"aud": "mine"}, None, "none", headers={"typ": TYPE}),  # type: ignore[arg-type]
-    "a shared secret": signed("s" * 40, "HS256"),
-    "nothing": "",
-    "no token": "a.b.c",
-    "long": "a" * 9000,
+BAD: dict[str, Callable[[], str]] = {
+    "another's key": lambda: signed(private_key("EdDSA", 3)),
+    "expired": lambda: signed(iat=int(time.time()) - 100, exp=int(time.time()) - 40),
+    "for longer than a minute": lambda: signed(exp=int(time.time()) + 3600),
+    "no end": lambda: signed(exp=None),
+    "no beginning": lambda: signed(iat=None),
+    "no user": lambda: signed(sub=None),
+    "no call": lambda: signed(jti=None),
+    "several tools": lambda: signed(aud=["mine", "yours"]),
+    "another issuer": lambda: signed(iss="x"),
+    "a user's token": lambda: signed(typ="JWT"),
+    "unsigned": lambda: jwt.encode({"aud": "mine"}, None, "none", headers={"typ": TYPE}),  # type: ignore[arg-type]
+    "a shared secret": lambda: signed("s" * 40, "HS256"),
+    "nothing": lambda: "",
+    "no token": lambda: "a.b.c",
+    "long": lambda: "a" * 9000,
 }
+"""Made when the test runs: a proof made when it is read would have expired by then, and be refused for that alone."""
 
 
 @pytest.mark.parametrize("proof", BAD.values(), ids=BAD)
-async def test_what_is_no_proof_is_refused(verifier: ToolVerifier, proof: str) -> None:
+async def test_what_is_no_proof_is_refused(verifier: ToolVerifier, proof: Callable[[], str]) -> None:
     with pytest.raises(Refused):
-        verifier.check(proof, call=CALL, user="u", tool="mine")
+        verifier.check(proof(), call=CALL, user="u", tool="mine")
     verifier.check(signed(), call=CALL, user="u", tool="mine")
 
 
@@ -92,13 +91,19 @@ async def test_new_key_is_read_without_a_new_start(tmp_path: Path) -> None:
     await verifier.stop()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "x", public_pem(private_key("EdDSA")), private_pem(private_key("RS256")), private_pem(private_key("ES256"))],
-)
-def test_file_without_a_key_to_sign_with_is_named_by_its_setting(tmp_path: Path, text: str) -> None:
+NO_KEYS: dict[str, Callable[[], str]] = {
+    "nothing": lambda: "",
+    "no key": lambda: "x",
+    "public": lambda: public_pem(private_key("EdDSA")),
+    "of RSA": lambda: private_pem(private_key("RS256")),
+    "of ECDSA": lambda: private_pem(private_key("ES256")),
+}
+
+
+@pytest.mark.parametrize("text", NO_KEYS.values(), ids=NO_KEYS)
+def test_file_without_a_key_to_sign_with_is_named_by_its_setting(tmp_path: Path, text: Callable[[], str]) -> None:
     path = tmp_path / "key.pem"
-    path.write_text(text)
+    path.write_text(text())
     with pytest.raises(BadKeys):
         Signer.of(path)
     with pytest.raises(SettingsError, match=r"^QINGYU_AGENT__SIGNING_KEY_FILE: .*key\.pem"):

@@ -93,7 +93,7 @@ SLOW = {
 async def test_no_time_is_longer_than_the_callers(lab: Lab, reply: Reply) -> None:
     began = time.monotonic()
     assert isinstance(await failed(lab, reply, seconds=0.3), Expired)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 PHASES = {

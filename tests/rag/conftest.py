@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from qingyu_ai.bus.connection import NatsBus
+from qingyu_ai.settings import Bus as BusSettings
 from qingyu_ai.settings import Rag
 from services.rag.database import WORKER_ROLE, Database
 from services.rag.migrate import migrate
 from services.rag.searching import Reader
 from services.rag.store import Store
+from tests.bus.conftest import FAST, clean
+from tests.nats_cluster import AnyNats
 from tests.postgres import PostgresProcess
 
 TEMPLATE = "migrated"
@@ -102,3 +106,18 @@ def store(database: Database, own: Rag) -> Store:
 def reader(database: Database, own: Rag) -> Reader:
     """The read side."""
     return Reader(database, own)
+
+
+@pytest.fixture
+def bus_settings() -> BusSettings:
+    """Times of the bus."""
+    return FAST
+
+
+@pytest.fixture
+async def bus(nats_process: AnyNats, bus_settings: BusSettings) -> AsyncIterator[NatsBus]:
+    """A connection to a broker whose streams are this test's own."""
+    await clean(nats_process, bus_settings)
+    opened = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
+    yield opened
+    await opened.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ from services.rag import erasure
 from services.rag.database import Database
 from services.rag.searching import Reader
 from services.rag.store import Store
-from tests.bus.conftest import FAST, clean
 from tests.nats_cluster import AnyNats
 from tests.rag.conftest import Address
 from tests.rag.texts import at, put, soon, texts
@@ -53,19 +51,6 @@ KINDS = {
     "untold",
     "events",
 }
-
-
-@pytest.fixture
-def bus_settings() -> BusSettings:
-    return FAST
-
-
-@pytest.fixture
-async def bus(nats_process: AnyNats, bus_settings: BusSettings) -> AsyncIterator[NatsBus]:
-    await clean(nats_process, bus_settings)
-    opened = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
-    yield opened
-    await opened.close()
 
 
 async def leave_traces(bus: NatsBus, store: Store, settings: BusSettings, user: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
@@ -24,25 +23,12 @@ from services.rag.database import Database
 from services.rag.service import RagService
 from services.rag.store import Store
 from services.rag.telling import Teller
-from tests.bus.conftest import FAST, clean
+from tests.bus.conftest import FAST
 from tests.nats_cluster import AnyNats
 from tests.rag.conftest import Address
 from tests.rag.parts import service
 from tests.rag.texts import at, put
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def bus_settings() -> BusSettings:
-    return FAST
-
-
-@pytest.fixture
-async def bus(nats_process: AnyNats, bus_settings: BusSettings) -> AsyncIterator[NatsBus]:
-    await clean(nats_process, bus_settings)
-    opened = await NatsBus.open(nats_process.servers, "test", on_closed=lambda: None)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ async def test_worker_whose_servers_tool_has_another_schema_elsewhere_does_not_s
             pass
     registry = Registry(bridge.bus, bridge.settings.bus.tool_lease_seconds)
     await registry.start()
-    await eventually(lambda: registry.list() == [other("peer_double")], timeout=1)  # nothing is left behind
+    await eventually(lambda: registry.list() == [other("peer_double")], timeout=5)  # nothing is left behind
     await registry.stop()
     await announcer.stop()
 

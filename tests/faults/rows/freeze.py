@@ -21,7 +21,7 @@ from tests.faults.patched import STOP_AT
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
 from tests.faults.steps import ARM, STEPS
-from tests.running import Running
+from tests.process import Running
 from tests.waiting import eventually
 
 CALLS = 28

@@ -113,6 +113,7 @@ async def _full(it: Rig, stub: Stub, dose: int, outcome: Outcome) -> None:
     for filler in fillers:
         waiting.append(asyncio.create_task(filler.chat(stub)))
         await asyncio.sleep(0.05)  # they are to be refused or stored one after another
+    await until(lambda: any(filler.ended_at for filler in fillers), 10)
     refused = [filler for filler in fillers if filler.ended_at]
     outcome.check(0 < len(refused) < len(fillers), f"{len(refused)} of {len(fillers)} fillers were refused")
     await _refused(

@@ -26,7 +26,7 @@ from tests.faults.patched import POISON
 from tests.faults.poison import KINDS, RAISE, Poisoned
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, patched, rig
-from tests.running import Running
+from tests.process import Running
 from tests.waiting import eventually
 
 WORKERS = 3

@@ -17,7 +17,7 @@ from tests.faults.broker import Broker, check_sessions, observed
 from tests.faults.clients import Client, Stub, connected
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
-from tests.running import Running
+from tests.process import Running
 from tests.waiting import eventually
 
 DRAIN_SECONDS = 2.5

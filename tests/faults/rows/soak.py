@@ -17,7 +17,7 @@ from tests.faults.clients import Client, Stub, connected
 from tests.faults.insides import insides
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, rig
-from tests.running import Running
+from tests.process import Running
 from tests.waiting import eventually
 
 MINUTE, SHORT_MINUTE = 60.0, 15.0

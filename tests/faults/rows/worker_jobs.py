@@ -14,7 +14,7 @@ from tests.faults.clients import Client, Stub, connected
 from tests.faults.report import Control, Outcome, Row, Run
 from tests.faults.rig import Rig, patched, rig
 from tests.faults.upstream import PREFIX
-from tests.running import Running
+from tests.process import Running
 from tests.waiting import eventually
 
 WORKERS = 3

@@ -80,9 +80,9 @@ async def test_elements_among_words_are_words() -> None:
 
 
 async def test_elements_without_end_cost_nothing() -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     choose(Prompt((Turn("user", "<a>" * 1_000_000),), tools=(tool("a"),)))
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 2
 
 
 async def test_without_tools_it_calls_none() -> None:
