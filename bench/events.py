@@ -33,6 +33,7 @@ from qingyu_ai.events.publishing import Publisher
 from qingyu_ai.settings import Bus as BusSettings
 from tests.waiting import eventually
 
+PARTS = ("publish", "streams")
 PUBLISHED = 4_000
 """Events of each kind in a round."""
 
@@ -199,9 +200,17 @@ async def main(parts: Sequence[str], rounds: int) -> None:
             await streams(processes, rounds)
 
 
+def part(name: str) -> str:
+    """Of the command line."""
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"there is no {name}; there are {', '.join(PARTS)}")
+    return name
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("parts", nargs="*", default=["publish", "streams"], choices=["publish", "streams"])
+    # Not `choices`: argparse takes none of several as one that is not among them.
+    arguments.add_argument("parts", nargs="*", type=part, default=PARTS, metavar=" | ".join(PARTS))
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
     uvloop.run(main(options.parts, options.rounds))
