@@ -16,13 +16,18 @@ import grpc
 import pytest
 
 from tests.e2e.callers import COUNTING, FAST, Caller, Stream, all_whole, begun, ended
+from tests.nats_guarded import GUARDED
 from tests.process import RunningBridge
 from tests.running import ROOT, System, Worker
 
 VERSION_1 = "604ea6a4aa590ff159fdfa3d863795025951045d"
 """The last commit that spoke it."""
 
-pytestmark = [pytest.mark.once, pytest.mark.xdist_group("versions")]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.xdist_group("versions"),
+    pytest.mark.skipif(GUARDED, reason="the release before knows no users of NATS"),
+]
 
 SETTINGS = {name: value for name, value in FAST.items() if "PATIENCE" not in name}
 """Those that the release before knows too."""
