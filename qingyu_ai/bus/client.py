@@ -9,7 +9,8 @@ encrypts if the server's first line, which anybody on the way can change, says s
 
 Connecting, reconnecting, TLS, authentication, subscriptions and keepalive stay nats-py's. What is used of its insides:
 `_process_msg`, `_process_err`, `_process_op_err`, `_pending`, `_pending_data_size`, `_transport`, its `_io_writer` and
-`_bare_io_writer`, `_process_connect_init`, `_connect_command`, `ssl_context`, `Subscription._id` and `_closed`.
+`_bare_io_writer`, `_process_connect_init`, `_connect_command`, `_current_server`, `ssl_context`, `Subscription._id` and
+`_closed`.
 tests/bus/test_connection.py, test_transport.py, tests/doors/test_nats_tls.py and test_password_rotation.py hold it.
 """
 
@@ -51,6 +52,8 @@ class DirectClient(Client):
         return rotating.current if rotating is not None else super().ssl_context
 
     async def _process_connect_init(self) -> None:
+        assert self._current_server is not None  # nats-py's own, by now
+        self._login.passwords.at(self._current_server.uri.netloc)
         try:
             await super()._process_connect_init()
         except BaseException as e:
@@ -98,7 +101,7 @@ class DirectClient(Client):
             handler(subject.decode(), reply.decode(), data, wire.decode(headers) if headers else None)
         except Exception:
             # An exception here would end nats-py's read loop, and with it every call of this process.
-            log.exception("handler_failed", subject=subject.decode())
+            log.exception("handler_failed", subject=subject.decode(errors="replace"))
 
     def publish_direct(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
         """Have a publish written at the end of this turn of the loop. If the connection is lost before, it is lost with it.

@@ -6,7 +6,7 @@ Certificates are read anew for each connection, so a rotation needs no restart.
 from __future__ import annotations
 
 import ssl
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,21 +24,28 @@ REFUSED = "authorization violation"
 
 
 class Passwords:
-    """What a server may have for a user: one, and while it is being changed the one before."""
+    """What a server may have for a user: one, and while it is being changed the one before. Servers change by turns."""
 
     def __init__(self, *values: str) -> None:
-        self._values = deque(filter(None, values))
+        self._values = tuple(filter(None, values))
+        self._server = ""
+        self._refusals: Counter[str] = Counter()
+        """By server."""
 
     def __bool__(self) -> bool:
         return bool(self._values)
 
+    def at(self, server: str) -> None:
+        """Whom the next one is for."""
+        self._server = server
+
     def current(self) -> str:
         """The one to show."""
-        return self._values[0]
+        return self._values[self._refusals[self._server] % len(self._values)]
 
     def refused(self) -> None:
-        """A server does not have it: the next attempt shows the other one, if there is one."""
-        self._values.rotate(-1)
+        """This server does not have it: the next attempt there shows the other one, if there is one."""
+        self._refusals[self._server] += 1
 
 
 @dataclass(frozen=True)

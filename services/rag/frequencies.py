@@ -51,7 +51,7 @@ class Frequencies:
             return {}
         self._scopes.move_to_end(scope)
         share = pieces / known.pieces
-        return {term: round(known.df[term] * share) for term in terms if term in known.df}
+        return {term: min(pieces, round(known.df[term] * share)) for term in terms if term in known.df}
 
     def learn(self, scope: Hashable, pieces: int, counted: Mapping[str, int]) -> None:
         """Remember what was counted, as far as it is common."""

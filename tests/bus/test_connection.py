@@ -91,6 +91,19 @@ async def test_exception_in_a_handler_does_not_end_the_connection(nats_process: 
     await bus.close()
 
 
+async def test_subject_that_is_no_text_does_not_end_the_connection(nats_process: AnyNats) -> None:
+    """The server takes it from anybody."""
+    bus = await connect(nats_process)
+    heard: list[bytes] = []
+    await bus.subscribe("t.text.*", lambda subject, reply, data, headers: heard.append(data))
+    _, writer = await asyncio.open_connection(*nats_process.url.removeprefix("nats://").split(":"))
+    writer.write(b'CONNECT {"verbose":false}\r\nPUB t.text.\xff 1\r\n0\r\nPUB t.text.a 1\r\n1\r\n')
+    await eventually(lambda: heard == [b"1"])
+    assert bus.connections == 1
+    writer.close()
+    await bus.close()
+
+
 async def test_oversized_message_and_subject_leave_the_connection_as_it_is(nats_process: AnyNats) -> None:
     bus = await connect(nats_process)
     before = bus.client_id

@@ -114,7 +114,9 @@ def test_certificates_that_the_page_asks_for_hold_for_every_name_that_is_called(
     [settings] = [d for d in of_kind(prod, "ConfigMap") if d["metadata"]["name"].startswith("qingyu-settings")]
     servers = Settings(nats={"url": settings["data"]["NATS_URL"]}).nats.servers  # type: ignore[arg-type]
     for server in servers:
-        assert handshake(made["qingyu-nats-tls"], server.removeprefix("tls://").partition(":")[0]) == ""
+        host = server.removeprefix("tls://").partition(":")[0]
+        for name in (host, f"{host}.qingyu.svc.cluster.local"):
+            assert handshake(made["qingyu-nats-tls"], name) == ""
     for name in ("bridge", "bridge.qingyu", "bridge.qingyu.svc.cluster.local"):
         assert handshake(made["qingyu-bridge-tls"], name) == ""
     assert "not valid for" in handshake(made["qingyu-bridge-tls"], "elsewhere")
@@ -203,3 +205,11 @@ def test_passwords_of_nats_change_without_a_process_that_is_shut_out(cluster: Cl
     assert puts[1] < processes < waiting(log) < servers < puts[2]
     restarted = set(log[processes].rpartition("deployment ")[2].split())
     assert restarted == {c.kind for c in containers(prod) if "nats-users" in str(c.described) and c.ours} - {"setup"}
+
+
+def test_change_of_passwords_that_is_begun_twice_keeps_those_that_the_servers_have(cluster: Cluster) -> None:
+    step = blocks("### Passwords of NATS")[0]
+    cluster.run(step)
+    cluster.run(step)
+    old, both = cluster.versions("nats-users")
+    assert all(both[f"{user}-previous"] == old[user] for user in NAMES)

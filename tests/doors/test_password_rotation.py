@@ -79,6 +79,25 @@ async def test_process_of_both_passwords_comes_in_wherever_the_server_knows_one(
         await bus.close()
 
 
+async def test_servers_that_know_different_passwords_each_get_their_own(server: Server) -> None:
+    """In the middle of a change. nats-py asks them in an order of chance; passwords by turns may never meet their server."""
+    other = Server()
+    other.knows(NEW)
+    other.start()
+    both = Nats(
+        url=f"{server.url},{other.url}",
+        passwords={"chat": NEW},  # type: ignore[arg-type]
+        previous_passwords={"chat": OLD},  # type: ignore[arg-type]
+    )
+    try:
+        for _ in range(8):
+            bus = await NatsBus.open(both.servers, "chat", on_closed=lambda: None, login=Login.of("chat", both))
+            assert await works(bus)
+            await bus.close()
+    finally:
+        other.close()
+
+
 async def test_process_that_a_server_shuts_out_as_it_runs_comes_back_with_the_other_password(server: Server) -> None:
     """A server that reads its users again ends the connections of those whose password is another one now."""
     before, between = await connect(server, OLD), await connect(server, NEW, OLD)

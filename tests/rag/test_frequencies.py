@@ -28,6 +28,14 @@ def test_share_stays_while_few_pieces_come_or_go_and_is_counted_again_after_many
     assert known.known(MINE, 10_000, ["的"]) == {}
 
 
+def test_word_that_is_everywhere_is_never_in_more_pieces_than_there_are() -> None:
+    """It was counted when there were more pieces than when the first words were."""
+    known = Frequencies()
+    known.learn("s", 10_000, {"的": 5_000})
+    known.learn("s", 10_200, {"了": 10_200})
+    assert known.known("s", 10_200, ["了"]) == {"了": 10_200}
+
+
 def test_it_is_counted_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Frequencies()
     monkeypatch.setattr(frequencies, "SECONDS", 0.0)

@@ -157,6 +157,7 @@ class Server(uvicorn.Server):
                 ws_ping_timeout=PING_SECONDS,
                 ws_per_message_deflate=False,  # a few bytes for much CPU
                 lifespan="off",
+                reset_contextvars=True,  # or a pipelined request begins in the trace of the one before
                 log_config=None,
                 log_level="error",  # what clients do wrong is answered, not logged
                 access_log=False,

@@ -83,7 +83,8 @@ def told(error: AIProxyError) -> None:
     elif error.http_status < 500:
         span.set(names.ERROR_TYPE, error.code)
     else:
-        span.fail(error.code, error.english)
+        # An answer of the system that is itself an error, such as an agent's, may quote what a user wrote or a model said.
+        span.fail(error.code, "" if error.status is None else error.english)
 
 
 def left() -> None:

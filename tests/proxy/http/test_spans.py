@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -212,3 +213,26 @@ async def test_page_of_another_origin_may_send_its_trace_and_a_proxy_without_spa
     for headers in (origin | {"traceparent": GIVEN}, {}, {"traceparent": "00-x"}):
         assert (await site.post("/chat", ASKED, headers=headers)).status_code == 200
     assert seen == [GIVEN, "", ""]
+
+
+async def test_request_that_comes_before_the_answer_to_another_is_not_in_its_trace(
+    bridge: Bridge, open_site: Open
+) -> None:
+    seen: list[str] = []
+
+    async def note(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
+        seen.append(call.traceparent)
+        return ai.ChatResponse()
+
+    await bridge.worker(chat=note)
+    site = await open_site()
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    body = json.dumps(ASKED).encode()
+    for own in ({"traceparent": GIVEN}, {"Connection": "close"}):
+        lines = {"Host": "a", "Content-Type": "application/json", "Content-Length": str(len(body)), **ME, **own}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        writer.write(f"POST /api/v1/ai/chat HTTP/1.1\r\n{head}\r\n".encode() + body)
+    answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert seen == [GIVEN, ""]
+    writer.close()
