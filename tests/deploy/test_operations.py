@@ -207,7 +207,9 @@ def test_passwords_of_nats_change_without_a_process_that_is_shut_out(cluster: Cl
     assert restarted == {c.kind for c in containers(prod) if "nats-users" in str(c.described) and c.ours} - {"setup"}
 
 
-def test_change_of_passwords_that_is_begun_twice_keeps_those_that_the_servers_have(cluster: Cluster) -> None:
+def test_change_of_passwords_that_is_begun_twice_keeps_those_that_the_servers_have(tmp_path: Path) -> None:
+    require_program("openssl")
+    cluster = installed(tmp_path, trustme.CA().cert_pem.bytes(), **DSNS)
     step = blocks("### Passwords of NATS")[0]
     cluster.run(step)
     cluster.run(step)
