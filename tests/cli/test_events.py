@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import termios
 import time
@@ -221,6 +222,17 @@ class TestItsReader:
             os.close(full)
         assert program.returncode == 1
         assert "cannot be written: No space left on device。无法写出结果" in err.decode()
+
+
+def test_output_that_is_closed_is_refused_in_one_line() -> None:
+    closing = ("sh", "-c", 'exec "$@" >&-', "sh")
+    command = (*closing, sys.executable, "-m", "qingyu_ai.cli", "events", "replay")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NATS_URL": "nats://127.0.0.1:1", "PYTHONUTF8": "1"}
+    ended = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert "standard output is closed" in line
+    assert "标准输出已关闭" in line
 
 
 def test_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
