@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import queue
+import select
 import threading
 
 GONE = (errno.EPIPE, errno.EIO)
@@ -58,11 +59,20 @@ class LineWriter:
             line, why = self._lines.get(), None
             try:
                 while line:
-                    line = line[os.write(self._descriptor, line) :]
+                    line = line[self._write_some(line) :]
             except OSError as e:
                 why = e
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._settle, why)
+
+    def _write_some(self, line: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, line)
+            except BlockingIOError:  # somebody who shares the pipe or terminal has made it so
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
 
     def _settle(self, why: OSError | None) -> None:
         if why is None or why.errno in GONE:
