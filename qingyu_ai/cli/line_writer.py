@@ -10,9 +10,6 @@ import queue
 import select
 import threading
 
-GONE = (errno.EPIPE, errno.EIO)
-"""What a pipe whose reader has ended answers, and a terminal that was closed."""
-
 LAST_SECONDS = 0.5
 """For which the line that is being written is waited for in the end."""
 
@@ -32,6 +29,8 @@ class LineWriter:
         self.gone = False
         """Whether the reader has ended."""
         self._descriptor = descriptor
+        # What a pipe whose reader has ended answers, and a terminal that was closed; of a file, EIO is a disk that fails.
+        self._gone = (errno.EPIPE, errno.EIO) if os.isatty(descriptor) else (errno.EPIPE,)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._written: asyncio.Future[None] = self._loop.create_future()
@@ -75,7 +74,7 @@ class LineWriter:
                 room.poll()
 
     def _settle(self, why: OSError | None) -> None:
-        if why is None or why.errno in GONE:
+        if why is None or why.errno in self._gone:
             self.gone = self.gone or why is not None
             self._written.set_result(None)
         else:

@@ -1,4 +1,4 @@
-"""Lines for somebody who stops reading, or goes away."""
+"""Lines for somebody who stops reading, goes away, or is a file on a disk that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from qingyu_ai.cli.line_writer import LineWriter
+from qingyu_ai.cli.line_writer import LineWriter, NotWritten
 from tests.waiting import eventually
 
 LINE = b"x" * 999 + b"\n"
@@ -81,3 +81,13 @@ async def test_terminal_that_was_closed_ends_it_quietly() -> None:
         assert writer.gone
     finally:
         os.close(shown)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file here whose writing fails with EIO")
+async def test_disk_that_fails_is_named() -> None:
+    failing = os.open("/proc/self/mem", os.O_WRONLY)  # nothing is mapped at 0: EIO
+    try:
+        with pytest.raises(NotWritten, match="Input/output error。无法写出结果"):
+            await asyncio.wait_for(LineWriter(failing).write(LINE), 10)
+    finally:
+        os.close(failing)
