@@ -286,6 +286,17 @@ def test_json_has_no_character_that_a_terminal_or_a_reader_of_lines_obeys() -> N
     assert json.loads(line)["data"]["call"]["user"] == call.user
 
 
+def test_texts_that_change_how_a_line_is_read_are_spelt_out_and_chinese_stays() -> None:
+    call = events_pb2.Call(user="张\u3000三\u202e\u2066\U000e0041 é", request_id="\u2067r")
+    data = events_pb2.CallCompleted(call=call).SerializeToString()
+    event = Event(Attributes("1", "/s", "qingyu.ai.events.v1.CallCompleted"), data, "s", 3, 1)
+    line = as_json(event)
+    assert '"张\u3000三\\u202e\\u2066\\udb40\\udc41 é"' in line
+    assert json.loads(line)["data"]["call"]["user"] == call.user
+    assert "user=张\u3000三\\u202e\\u2066\\U000e0041 é" in as_line(event).plain
+    assert "request=\\u2067r" in as_line(event).plain
+
+
 def test_extension_does_not_take_the_place_of_what_is_ours() -> None:
     attributes = Attributes("1", "/s", "a.v1.New", extensions={"sequence": "9", "data_base64": "x", "tenant": "t"})
     line = json.loads(as_json(Event(attributes, b"\xff", "s", 3, 1)))
