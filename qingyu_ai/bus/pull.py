@@ -55,6 +55,12 @@ class NatsDelivery:
         parts = self._reply.split(".")
         return int(parts[8] if len(parts) == 9 else parts[10])
 
+    @property
+    def place(self) -> int:
+        """Its number among all that its consumer has sent, what was sent again included."""
+        parts = self._reply.split(".")
+        return int(parts[6] if len(parts) == 9 else parts[8])
+
     def ack(self) -> None:
         """See `transport.Delivery.ack`."""
         self._answer(b"+ACK")

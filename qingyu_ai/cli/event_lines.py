@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import re
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -17,7 +16,7 @@ from qingyu_ai.events import Event
 from qingyu_ai.events.cloudevents import SPEC_VERSION
 from qingyu_ai.events.kinds import BY_TYPE
 
-from .logline import printable
+from .logline import is_shown, printable
 
 STYLES = {
     "completed": "green",
@@ -35,9 +34,6 @@ NO_TIME = "--.-- --:--:--.---"
 
 LONGEST = 200
 """Characters of a value in a line for a person."""
-
-_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029]")
-"""Characters that JSON leaves as they are, and terminals or line-wise readers obey."""
 
 CALL_DIGITS = 8
 """Of a call id: enough to tell the calls on one screen apart."""
@@ -79,7 +75,9 @@ def as_json(event: Event) -> str:
         line["data"] = MessageToDict(message, preserving_proto_field_name=True)
     elif isinstance(event.data, bytes):
         line["data_base64"] = base64.b64encode(event.data).decode()
-    return _OBEYED.sub(lambda c: f"\\u{ord(c[0]):04x}", json.dumps(line, ensure_ascii=False))
+    # JSON leaves many characters as they are that terminals or line-wise readers obey.
+    text = json.dumps(line, ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if is_shown(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def as_line(event: Event) -> Text:

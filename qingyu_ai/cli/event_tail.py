@@ -57,6 +57,9 @@ async def show(
     Returns:
         The exit status.
     """
+    if sys.stdout is None:  # `>&-`
+        complain(["the standard output is closed: give the events somewhere to go。标准输出已关闭，请指定输出位置"])
+        return USAGE_STATUS
     configure_logging(Log(level="warning", format="console"), "events", sys.stderr)
     try:
         subscription = subscribe(

@@ -7,10 +7,8 @@ import contextlib
 import errno
 import os
 import queue
+import select
 import threading
-
-GONE = (errno.EPIPE, errno.EIO)
-"""What a pipe whose reader has ended answers, and a terminal that was closed."""
 
 LAST_SECONDS = 0.5
 """For which the line that is being written is waited for in the end."""
@@ -31,6 +29,8 @@ class LineWriter:
         self.gone = False
         """Whether the reader has ended."""
         self._descriptor = descriptor
+        # What a pipe whose reader has ended answers, and a terminal that was closed; of a file, EIO is a disk that fails.
+        self._gone = (errno.EPIPE, errno.EIO) if os.isatty(descriptor) else (errno.EPIPE,)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._written: asyncio.Future[None] = self._loop.create_future()
@@ -58,14 +58,23 @@ class LineWriter:
             line, why = self._lines.get(), None
             try:
                 while line:
-                    line = line[os.write(self._descriptor, line) :]
+                    line = line[self._write_some(line) :]
             except OSError as e:
                 why = e
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._settle, why)
 
+    def _write_some(self, line: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, line)
+            except BlockingIOError:  # somebody who shares the pipe or terminal has made it so
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
+
     def _settle(self, why: OSError | None) -> None:
-        if why is None or why.errno in GONE:
+        if why is None or why.errno in self._gone:
             self.gone = self.gone or why is not None
             self._written.set_result(None)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,6 @@ _NATS = re.compile(r"^\[\d+\] \d{4}/\d\d/\d\d (\d\d:\d\d:\d\d)(?:\.\d+)? \[([A-Z
 _NATS_LEVELS = {"TRC": "debug", "DBG": "debug", "INF": "info", "WRN": "warning", "ERR": "error", "FTL": "critical"}
 _POSTGRES = re.compile(r"^\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d)(?:\.\d+)? \S+ \[\d+\] ([A-Z]+\d?): +(.*)$")
 _POSTGRES_LEVELS = {"WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
-_CONTROL = {c: f"\\x{c:02x}" for c in [*range(0x20), *range(0x7F, 0xA0)] if c != 0x09}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,18 @@ def gist(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Spell out control characters: a log line holds other people's text, and a terminal obeys such characters."""
-    return text.translate(_CONTROL)
+    """Spell out what is not shown: a log line holds other people's text, and a terminal obeys such characters."""
+    return text if text.isprintable() else "".join(c if c == "\t" or is_shown(c) else _spelt(c) for c in text)
+
+
+def is_shown(character: str) -> bool:
+    """Whether it is a letter, a sign or a blank of any script: nothing that moves the cursor, or turns the text round."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _spelt(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 async def lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -89,8 +89,8 @@ class Subscription:
         self._waiting: deque[NatsDelivery] = deque()
         self._given: deque[int] = deque(maxlen=2 * HELD)
         """Sequences of the last that were handled: while we did not listen they may have been sent again."""
-        self._beyond: list[NatsDelivery] = []
-        """What came after the end of one that ends."""
+        self._after = 0
+        """The lowest place, in the consumer's order, of what came after the end of one that ends; 0: nothing did."""
         self._current: NatsDelivery | None = None
         self._wake = asyncio.Event()
         self._generation = ""
@@ -153,7 +153,7 @@ class Subscription:
                 return None
             if self._lost_for_good:
                 raise Unreachable(f"the connection to NATS is closed for good: {_shown(self._servers)}。连接已关闭")
-            ends = self._until is not None and (not self._pending or bool(self._beyond))
+            ends = self._until is not None and (not self._pending or self._after > 0)
             if ends and await self._is_at_its_end():
                 return None
             with contextlib.suppress(TimeoutError):
@@ -174,9 +174,17 @@ class Subscription:
             return False
         if found is None or self._waiting:
             return False
-        given_out = found["num_pending"] == 0 or bool(self._beyond)
-        left = found["num_ack_pending"] > len(self._beyond)
-        return given_out and (not left or time.monotonic() - self._moved > 2 * ACK_WAIT_SECONDS)
+        given_out = found["num_pending"] == 0 or self._after > 0
+        return given_out and (not self._is_left(found) or time.monotonic() - self._moved > 2 * ACK_WAIT_SECONDS)
+
+    def _is_left(self, found: dict[str, Any]) -> bool:
+        """Whether something up to the end was given to somebody, and not acknowledged. What came after it does not count."""
+        assert self._until is not None
+        floor = found["ack_floor"]
+        if not found["num_ack_pending"] or floor["stream_seq"] >= self._until:
+            return False
+        # What is given out for the first time is so in the order of the stream: what is left has a place before this one.
+        return not self._after or int(floor["consumer_seq"]) + 1 < self._after
 
     async def _open(self) -> None:
         try:
@@ -193,9 +201,7 @@ class Subscription:
             made = await self._consumers.make(self._name, self._filters, self._since, durable=bool(self._durable))
             self._done, self._pending = int(made["ack_floor"]["stream_seq"]), int(made["num_pending"])
             queue = Queue(topology.EVENTS, self._name, "")
-            self._puller = await bus.pull(
-                queue, lambda: HELD - len(self._waiting) - len(self._beyond), self._on_delivery
-            )
+            self._puller = await bus.pull(queue, lambda: HELD - len(self._waiting), self._on_delivery)
         except TransportError as e:
             await self.close()
             if isinstance(e, StoreRefused) and e.code == consumers.NO_STREAM:
@@ -230,7 +236,7 @@ class Subscription:
 
     @property
     def _held(self) -> list[NatsDelivery]:
-        return [*([self._current] if self._current is not None else []), *self._waiting, *self._beyond]
+        return [*([self._current] if self._current is not None else []), *self._waiting]
 
     def _lost(self) -> None:
         self._lost_for_good = True
@@ -244,8 +250,12 @@ class Subscription:
                 return
             if any(held.sequence == one.sequence for held in self._held):
                 return  # we were too busy to say that it is here
-        beyond = self._until is not None and one.sequence > self._until
-        (self._beyond if beyond else self._waiting).append(one)
+        if self._until is not None and one.sequence > self._until:
+            # Not held: on a busy stream these would leave no room for what a reader before this one has left.
+            one.nak(ACK_WAIT_SECONDS)
+            self._after = min(self._after or one.place, one.place)
+        else:
+            self._waiting.append(one)
         self._pending = one.pending
         self._wake.set()
 
@@ -278,7 +288,7 @@ class Subscription:
             self._generation, self._done = generation, 0  # another stream: it counts anew
             self._given.clear()
         self._waiting.clear()
-        self._beyond.clear()
+        self._after = 0
         log.warning("events_consumer_made_anew", name=self._name, after=self._done)
         start = consumers.from_sequence(self._done + 1)
         await self._consumers.make(self._name, self._filters, start, durable=bool(self._durable))

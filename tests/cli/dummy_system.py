@@ -6,7 +6,7 @@ python -m tests.cli.dummy_system up
 import os
 from dataclasses import replace
 
-from qingyu_ai.cli import demo, postgres, process, programs
+from qingyu_ai.cli import demo, postgres, process, programs, up
 from qingyu_ai.cli.main import app
 from tests.cli.dummy_process import FAULT
 
@@ -18,5 +18,7 @@ if __name__ == "__main__":
         demo.START_SECONDS = 3.0
     if fault == "no wheel":
         postgres.WHEELS = ()
+    if fault == "no reminders":
+        up.REMIND_EVERY_SECONDS = 3600.0
     process.PROBE_EVERY_SECONDS = 0.02
     app()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import termios
 import time
@@ -223,6 +224,17 @@ class TestItsReader:
         assert "cannot be written: No space left on device。无法写出结果" in err.decode()
 
 
+def test_output_that_is_closed_is_refused_in_one_line() -> None:
+    closing = ("sh", "-c", 'exec "$@" >&-', "sh")
+    command = (*closing, sys.executable, "-m", "qingyu_ai.cli", "events", "replay")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NATS_URL": "nats://127.0.0.1:1", "PYTHONUTF8": "1"}
+    ended = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert "standard output is closed" in line
+    assert "标准输出已关闭" in line
+
+
 def test_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
     command = Command(tmp_path, "events", "tail", module="qingyu_ai.cli", NATS_URL="nats://127.0.0.1:1")
     assert command.finish(30) == 1
@@ -272,6 +284,17 @@ def test_json_has_no_character_that_a_terminal_or_a_reader_of_lines_obeys() -> N
     assert len(line.splitlines()) == 1
     assert all(character.isprintable() for character in line)
     assert json.loads(line)["data"]["call"]["user"] == call.user
+
+
+def test_texts_that_change_how_a_line_is_read_are_spelt_out_and_chinese_stays() -> None:
+    call = events_pb2.Call(user="张\u3000三\u202e\u2066\U000e0041 é", request_id="\u2067r")
+    data = events_pb2.CallCompleted(call=call).SerializeToString()
+    event = Event(Attributes("1", "/s", "qingyu.ai.events.v1.CallCompleted"), data, "s", 3, 1)
+    line = as_json(event)
+    assert '"张\u3000三\\u202e\\u2066\\udb40\\udc41 é"' in line
+    assert json.loads(line)["data"]["call"]["user"] == call.user
+    assert "user=张\u3000三\\u202e\\u2066\\U000e0041 é" in as_line(event).plain
+    assert "request=\\u2067r" in as_line(event).plain
 
 
 def test_extension_does_not_take_the_place_of_what_is_ours() -> None:

@@ -81,6 +81,10 @@ def test_a_terminal_gets_no_control_characters() -> None:
     assert printable("a\x1b[2Jb\tc\rd\x9b") == "a\\x1b[2Jb\tc\\x0dd\\x9b"
 
 
+def test_a_terminal_gets_nothing_that_turns_a_text_round_and_keeps_chinese_and_blanks() -> None:
+    assert printable("张\u3000三\xa0\u202e\u2066\u2028\U000e0041") == "张\u3000三\xa0\\u202e\\u2066\\u2028\\U000e0041"
+
+
 async def read(*blocks: bytes) -> list[str]:
     reader = asyncio.StreamReader()
     for block in blocks:

@@ -109,6 +109,34 @@ class TestThatEnds:
             await before._bus.close()  # it dies with all of them in its hands
         assert sorted(await read_all(subscribe(servers, durable="d", follow=False))) == told
 
+    async def test_newer_events_leave_room_for_what_was_left_by_a_reader_before(
+        self, bus: NatsBus, nats_process: AnyNats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(subscribing, "ACK_WAIT_SECONDS", 2.0)
+        monkeypatch.setattr(subscribing, "HELD", 4)
+        servers = nats_process.servers
+        told = await tell(bus, count=4)
+        before = subscribe(servers, durable="d", since=BEGINNING)
+        async with before:
+            assert (await anext(aiter(before))).sequence == told[0]
+            await eventually(lambda: len(before._waiting) == 3)
+            assert before._bus is not None
+            await before._bus.close()  # it dies with all of them in its hands
+        async with subscribe(servers, durable="d", follow=False) as events:
+            await tell(bus, count=40)  # more than are pulled before those come again
+            async with asyncio.timeout(20):
+                assert sorted([event.sequence async for event in events]) == told
+
+    async def test_newer_event_does_not_make_it_wait_where_there_was_none_for_it(
+        self, bus: NatsBus, nats_process: AnyNats
+    ) -> None:
+        await tell(bus, count=3)
+        async with subscribe(nats_process.servers, since=BEGINNING, service="rag", follow=False) as events:
+            await tell(bus, service="rag", count=3)
+            await eventually(lambda: events._after)
+            async with asyncio.timeout(20):  # less than the wait for what somebody else holds
+                assert [event.sequence async for event in events] == []
+
 
 async def test_loop_ends_when_somebody_closes_its_subscription(bus: NatsBus, nats_process: AnyNats) -> None:
     events = subscribe(nats_process.servers)
