@@ -45,7 +45,12 @@ async def stored(database: Database, user: str) -> dict[str, int]:
 async def remove(database: Database, user: str) -> None:
     """Remove it all, in one transaction."""
     async with database.tenant(user, Deadline.after(SECONDS)) as connection:
-        # First what every writer holds on to: whoever is under way is waited for, and whoever comes later waits for us.
+        # First what every writer holds on to: whoever is under way is waited for, and whoever comes later waits for us. There
+        # must be something to hold: of a user who is only coming, the row is made, and goes with the rest.
+        await connection.execute(
+            "INSERT INTO rag.tenants (user_id, model, dimension) VALUES (%s, 'erased/1', 1) ON CONFLICT DO NOTHING",
+            (user,),
+        )
         await connection.execute("SELECT FROM rag.tenants WHERE user_id = %s FOR UPDATE", (user,))
         for table in TABLES:
             await connection.execute(f"DELETE FROM rag.{table} WHERE user_id = %s".encode(), (user,))
