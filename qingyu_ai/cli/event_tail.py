@@ -21,11 +21,11 @@ from qingyu_ai.telemetry import configure_logging
 from .console import Terminal, complain
 from .event_lines import as_json as json_line
 from .event_lines import as_line, message_of
+from .exits import USAGE_STATUS
 from .interrupt import Interrupt
 from .line_writer import LineWriter, NotWritten
 
 FAILED_STATUS = 1
-USAGE_STATUS = 2
 
 AGO = re.compile(r"(\d{1,6})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

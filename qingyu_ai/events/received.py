@@ -137,9 +137,7 @@ def _with_unknown(built: Data, data: bytes, attributes: Attributes) -> Data | by
     """Keep what a later release has written besides; where betterproto2 reads it otherwise than protobuf, all as it came."""
     try:
         parsed = type(built).parse(data)
-    except (
-        Exception
-    ) as e:  # it names no error: EOFError, KeyError and others come of wire types that it does not expect
+    except Exception as e:  # EOFError, KeyError and others: it names no error for wire types that it does not expect
         log.warning("event_unreadable", id=attributes.id, type=attributes.type, error=str(e))
         return data
     return parsed if parsed == built else data

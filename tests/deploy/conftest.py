@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def prod(_kustomize: None) -> list[Document]:
 def applied(request: pytest.FixtureRequest, _kustomize: None) -> list[Document]:
     """The objects of everything that is meant to be applied."""
     return _rendered(K8S / request.param)
+
+
+@pytest.fixture
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder without settings, and without any in the environment."""
+    for name in list(os.environ):
+        if name.startswith("QINGYU_") or name == "NATS_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -123,9 +123,7 @@ def deploy(
 
 
 def _started(node: Node, stays: str) -> Deployed:
-    nats = [node.start("nats", index) for index in range(node.container("nats").workload["spec"]["replicas"])]
-    for server in nats:
-        node.wait_for(server, "startup", "liveness")
+    nats = start_servers(node)
     began = time.monotonic()
     run_setup(node)
     took = time.monotonic() - began
@@ -139,8 +137,20 @@ def _started(node: Node, stays: str) -> Deployed:
     return Deployed(node, nats, processes, took)
 
 
-def run_setup(node: Node) -> None:
-    """Run the Job's containers, one after the other."""
-    for name in ("database", "main"):
+def start_servers(node: Node) -> list[Pod]:
+    """Start the servers of NATS, as many as there are, until they are alive."""
+    servers = [node.start("nats", index) for index in range(node.container("nats").workload["spec"]["replicas"])]
+    for server in servers:
+        node.wait_for(server, "startup", "liveness")
+    return servers
+
+
+def run_setup(node: Node, *names: str) -> None:
+    """Run the Job's containers, one after the other.
+
+    Args:
+        names: only these; none: all.
+    """
+    for name in names or ("database", "main"):
         pod = node.start("setup", name=name)
         assert pod.wait() == 0, pod.log.read_text()

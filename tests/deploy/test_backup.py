@@ -28,6 +28,7 @@ from services.rag.store import Store
 from tests.certificates import Folder
 from tests.deploy.kubectl import Cluster, blocks
 from tests.deploy.kubelet import Node
+from tests.deploy.running import run_setup, start_servers
 from tests.doors.test_nats_tls import tls_block
 from tests.nats_guarded import GuardedNats
 from tests.optional import require_program, require_tool
@@ -215,11 +216,8 @@ async def test_server_whose_disk_is_lost_has_everything_again_once_it_is_ready(
 ) -> None:
     node = Node(base, {}, tmp_path)
     try:
-        servers = [node.start("nats", index) for index in range(3)]
-        for server in servers:
-            node.wait_for(server, "startup", "liveness")
-        job = node.start("setup", name="main")
-        assert job.wait() == 0, job.log.read_text()
+        servers = start_servers(node)
+        run_setup(node, "main")
         client = await nats.connect(f"nats://127.0.0.1:{servers[0].ports[4222]}")
         for number in range(20):
             await client.jetstream().publish(f"$KV.ai_sessions.s{number}", b"kept")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from itertools import pairwise
 from pathlib import Path
@@ -21,15 +20,9 @@ from tests.deploy.kubectl import Cluster, Secret, blocks
 from tests.deploy.test_settings import ours
 from tests.optional import require_program
 
+pytestmark = pytest.mark.usefixtures("nothing_is_set")
+
 DSNS = {"WORKER_PASSWORD": "w" * 20, "OWNER_PASSWORD": "o" * 20, "DATABASE_HOST": "db.example.com"}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_else_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("QINGYU_") or name == "NATS_URL":
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

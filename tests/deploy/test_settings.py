@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from qingyu_ai.cli.programs import KINDS
 from qingyu_ai.doors.roles import NAMES
 from qingyu_ai.settings import Settings, load
 from tests.deploy.containers import Container, containers
+
+pytestmark = pytest.mark.usefixtures("nothing_is_set")
 
 OUTSIDE: Mapping[str, Mapping[str, str]] = {
     "qingyu-database": {"QINGYU_RAG__DSN": "postgresql://qingyu_rag:secret@database/qingyu"},
@@ -39,14 +40,6 @@ OUTSIDE: Mapping[str, Mapping[str, str]] = {
 
 STAYS = ["python", "-m", "qingyu_ai.streams", "--stay"]
 """What makes streams again, where processes may not (components/nats-permissions). It serves nobody."""
-
-
-@pytest.fixture(autouse=True)
-def _nothing_else_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("QINGYU_") or name == "NATS_URL":
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 def settings_of(container: Container, monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.manifests import Document, of_kind
 from tests.deploy.kubelet import Node
+from tests.deploy.running import run_setup, start_servers
 from tests.deploy.test_closed import secrets
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -26,11 +27,8 @@ def test_the_job_makes_all_streams_on_three_servers(prod: list[Document], tmp_pa
     """Streams reserve what they may have: one that has no room is refused."""
     node = Node(prod, secrets(), tmp_path)
     try:
-        servers = [node.start("nats", index) for index in range(3)]
-        for server in servers:
-            node.wait_for(server, "startup", "liveness")
-        job = node.start("setup", name="main")
-        assert job.wait() == 0, job.log.read_text()
+        servers = start_servers(node)
+        run_setup(node, "main")
         [pod] = of_kind(prod, "StatefulSet")
         [container] = pod["spec"]["template"]["spec"]["containers"]
         [claim] = pod["spec"]["volumeClaimTemplates"]

@@ -195,9 +195,8 @@ async def test_client_that_leaves_its_stream_is_no_error(kept: Kept, bridge: Bri
     halting.release.set()
 
 
-async def test_page_of_another_origin_may_send_its_trace_and_a_proxy_without_spans_passes_it_on(
-    bridge: Bridge, open_site: Open
-) -> None:
+async def traces_of_chats(bridge: Bridge) -> list[str]:
+    """A worker notes in it the traceparent of each chat."""
     seen: list[str] = []
 
     async def note(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
@@ -205,6 +204,13 @@ async def test_page_of_another_origin_may_send_its_trace_and_a_proxy_without_spa
         return ai.ChatResponse()
 
     await bridge.worker(chat=note)
+    return seen
+
+
+async def test_page_of_another_origin_may_send_its_trace_and_a_proxy_without_spans_passes_it_on(
+    bridge: Bridge, open_site: Open
+) -> None:
+    seen = await traces_of_chats(bridge)
     site = await open_site(allowed_origins=("https://www.example.com",))
     origin = {"Origin": "https://www.example.com"}
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "traceparent,tracestate"}
@@ -218,13 +224,7 @@ async def test_page_of_another_origin_may_send_its_trace_and_a_proxy_without_spa
 async def test_request_that_comes_before_the_answer_to_another_is_not_in_its_trace(
     bridge: Bridge, open_site: Open
 ) -> None:
-    seen: list[str] = []
-
-    async def note(call: Call, request: ai.ChatRequest) -> ai.ChatResponse:
-        seen.append(call.traceparent)
-        return ai.ChatResponse()
-
-    await bridge.worker(chat=note)
+    seen = await traces_of_chats(bridge)
     site = await open_site()
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
     body = json.dumps(ASKED).encode()
