@@ -63,7 +63,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     await checks.drain()
     await server.quiet(edge)
     # Until then a caller who leaves leaves by itself.
-    asyncio.get_running_loop().call_later(max(0.0, settings.bridge.drain_seconds - CUT_SECONDS), edge.send_away)
+    asyncio.get_running_loop().call_later(max(0.0, settings.bridge.drain_seconds - CUT_SECONDS), edge.leaving.send_away)
     await grpc_server.stop(settings.bridge.drain_seconds)
     checks.stop()
     await caller.stop()

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from qingyu_ai import routes
 from qingyu_ai.bus.call import Caller
 from qingyu_ai.bus.chunks import merge_encoded, shape_of
-from qingyu_ai.bus.errors import Cancelled, Code, Expired, Fault, Invalid, NoWorker, Overloaded, SentAway
+from qingyu_ai.bus.errors import Code, Expired, Fault, Invalid, NoWorker, Overloaded
 from qingyu_ai.bus.handler import internal
 from qingyu_ai.bus.reading import Reading
 from qingyu_ai.contract import bus_pb2
@@ -32,6 +32,7 @@ from .batch import Batch
 from .control import Control
 from .doors import Doors
 from .health import Health
+from .leaving import Leaving
 from .metrics import Metrics, RouteMetrics
 from .resume import Resume
 from .rules import check_request_id
@@ -51,9 +52,6 @@ LOGGED = frozenset((Code.INTERNAL, Code.DATA_LOSS, Code.UNAVAILABLE))
 GRACE = 1.0
 """Seconds beyond its deadline for which a stream's caller may still take what is there. One without a deadline of its own, that
 has stopped to read, would hold its call for ever."""
-
-EARLY = 0.01
-"""Seconds before a deadline within which a cancellation is the deadline's: gRPC's clock may be ahead of ours."""
 
 
 class Opened:
@@ -90,8 +88,7 @@ class Edge:
         self.open = 0
         self.arrived = 0
         """Calls so far, refused ones too."""
-        self.stopping = False
-        """Callers are being sent away: their jobs go on, and the same request id finds them again."""
+        self.leaving = Leaving(caller)
 
     def __repr__(self) -> str:
         return f"<Edge {self.open} of {self._limit} calls open>"
@@ -223,7 +220,7 @@ class Edge:
             Fault: it failed.
         """
         reading = await self._submit(route, body, admitted)
-        with _Watch(self, reading, admitted):
+        with self.leaving.watch(reading, admitted):
             end = await reading.wait_end()
         if end.status:
             raise Fault.from_status(end.status)
@@ -236,7 +233,7 @@ class Edge:
             reading = await self._caller.follow(route, admitted.envelope, begun=bool(admitted.resume_from))
         else:
             reading = await self._submit(route, body, admitted)
-        with _Watch(self, reading, admitted):
+        with self.leaving.watch(reading, admitted):
             try:
                 async with asyncio.timeout(admitted.envelope.deadline.remaining + GRACE):
                     shown = await self._show(route, reading, resume, opened)
@@ -307,56 +304,10 @@ class Edge:
             begun=bool(admitted.resume_from),
         )
 
-    def withdraw(self, reading: Reading, fault: Fault, linger_seconds: float = 0.0) -> None:
-        """A caller is gone: its call is decided so, unless it is we who send the caller away."""
-        self._caller.close(reading, None if self.stopping else fault, linger_seconds=linger_seconds)
-
-    def send_away(self) -> None:
-        """Tell everybody whose call is open still to go on elsewhere. From now on whoever leaves is sent away."""
-        self.stopping = True
-        sent = self._caller.readers.fail_all(SentAway())
-        if sent:
-            log.warning("calls_sent_away", calls=sent)
-
-    def close(self, reading: Reading) -> None:
-        """A call has been answered."""
-        self._caller.close(reading)
-
     @staticmethod
     def _trail(opened: Opened, end: bus_pb2.End) -> None:
         trailers = [(k, v) for k, v in end.trailers.items() if k.startswith("x-") and v.isascii() and v.isprintable()]
         opened.context.set_trailing_metadata((*trailers, (REQUEST_ID_KEY, opened.request_id)))
-
-
-class _Watch:
-    """Holds a reading: its deadline while it is read, and what becomes of the call when the caller goes."""
-
-    __slots__ = ("_admitted", "_edge", "_reading", "_timer")
-
-    def __init__(self, edge: Edge, reading: Reading, admitted: Admitted) -> None:
-        self._edge = edge
-        self._reading = reading
-        self._admitted = admitted
-
-    def __enter__(self) -> None:
-        remaining = max(0.0, self._admitted.envelope.deadline.remaining)
-        self._timer = asyncio.get_running_loop().call_later(remaining, self._reading.fail, Expired())
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._timer.cancel()
-        match error:
-            case None:
-                self._edge.close(self._reading)
-            case Expired():
-                self._edge.withdraw(self._reading, error)
-            case asyncio.CancelledError():
-                if self._admitted.envelope.deadline.remaining < EARLY:
-                    self._edge.withdraw(self._reading, Expired())
-                else:
-                    self._edge.withdraw(self._reading, Cancelled(), self._admitted.linger_seconds)
-            case _:
-                # The stream broke on our side; the job goes on, and the same request id finds it again.
-                self._edge.close(self._reading)
 
 
 class _Table(grpc.GenericRpcHandler):

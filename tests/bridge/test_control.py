@@ -187,7 +187,7 @@ async def test_cancel_while_its_bridge_drains_stops_the_work(bridge: Bridge) -> 
     call.cancel()
     await eventually(lambda: halting.stopped == 1)
     other = await begin(bridge, "b")
-    bridge.edge.send_away()
+    bridge.edge.leaving.send_away()
     with pytest.raises(grpc.aio.AioRpcError, match="x-resume-from") as sent:
         await rest_of(other)
     assert sent.value.code() is grpc.StatusCode.UNAVAILABLE
