@@ -23,7 +23,7 @@ import structlog
 import uvloop
 from rich.table import Table
 
-from bench.bridge import Peer, alternate, chat, console, environment, search
+from bench.measuring import Peer, alternate, chat, console, environment, search
 from bench.processes import Processes
 from bench.timed_bridge import TIMES
 from bridge.doors import Doors

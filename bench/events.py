@@ -19,7 +19,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.bridge import Cost, Peer, environment, load, stream, wait_for_workers
+from bench.measuring import Cost, Peer, environment, load, stream, wait_for_workers
 from bench.processes import Processes
 from qingyu_ai.bus import record
 from qingyu_ai.bus.connection import NatsBus

@@ -14,7 +14,7 @@ import grpc
 import uvloop
 from rich.table import Table
 
-from bench.bridge import (
+from bench.measuring import (
     BROKER,
     DELTA,
     STREAM_DELTAS,

@@ -25,7 +25,7 @@ from unittest.mock import patch
 import uvloop
 from starlette.types import ASGIApp, Message
 
-from bench.bridge import console, environment
+from bench.measuring import console, environment
 from bench.processes import Processes
 from qingyu_ai.cli.preflight import free_ports
 from qingyu_ai.routes import CHAT

@@ -16,7 +16,7 @@ import grpc
 import uvloop
 from rich.table import Table
 
-from bench.bridge import Cost, alternate, chat, console, search, start_system, stream, wait_for_workers
+from bench.measuring import Cost, alternate, chat, console, search, start_system, stream, wait_for_workers
 from bench.processes import Processes
 from qingyu_ai import tracing
 from qingyu_ai.tracing import Kind
