@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from qingyu_ai.bus.connection import NatsBus
 from qingyu_ai.bus.worker import Worker
 from qingyu_ai.routes import EXECUTE_AGENT_STREAM, ROUTES, Route
 from qingyu_ai.settings import AiProxy
+from services.proxy.models import ChatRequest, Message, StreamChunk
 from services.proxy.service import AIProxyService
 from services.proxy.who import Who
 from tests.bridge.conftest import Bridge
@@ -39,6 +40,17 @@ async def start() -> AsyncIterator[Start]:
             return service
 
         yield one
+
+
+def asked(text: str = "夜雨", **more: Any) -> ChatRequest:
+    """A chat of one message."""
+    return ChatRequest(messages=[Message(role="user", content=text)], **more)
+
+
+async def heard(chunks: Any) -> list[StreamChunk]:
+    """All chunks of a stream."""
+    async with aclosing(chunks):
+        return [chunk async for chunk in chunks]
 
 
 async def agent_worker(bridge: Bridge, work: Any) -> None:
