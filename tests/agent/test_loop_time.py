@@ -15,6 +15,7 @@ from services.agent.loop import Run
 from services.agent.prompting import plan
 from services.agent.toolbox import ToolResult
 from services.llm.model import Delta, Prompt
+from tests.waiting import eventually
 
 from .scripted import (
     LIBRARY,
@@ -122,8 +123,7 @@ async def test_leaving_the_stream_closes_the_model_and_ends_the_tools() -> None:
     stream = Lab(ScriptedModel(calls(("slow", {}))), box).service.execute_stream(new_call(), request(tools=["slow"]))
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.05)
-    assert box.running == 1
+    await eventually(lambda: box.running == 1)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
