@@ -28,8 +28,8 @@ LOOK_SECONDS = 3.0
 
 OWN_TOKEN = "OWN_TOKEN_NOT_TAKEN"
 NOT_LET_IN = (
-    "AI服务不可用：网关需要本代理自身的令牌，而它缺失或无效；请检查 QINGYU_AI__PROXY__TOKEN_FILE",
-    "The bridge wants a token of this proxy's own, which is missing or not valid; see QINGYU_AI__PROXY__TOKEN_FILE",
+    "AI服务不可用：本代理自身的令牌缺失或无效，请联系管理员（日志中有说明）",
+    "The AI service does not let this proxy in: its own token is missing or not valid; its operator finds more in its log",
 )
 
 NO_FILES = Files("QINGYU_AI__PROXY")

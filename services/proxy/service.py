@@ -30,7 +30,7 @@ from qingyu_ai.settings import AiProxy
 
 from . import convert
 from .calling import Calling, How, Logical, Reading
-from .connection import CONNECT_SECONDS, Connection
+from .connection import CONNECT_SECONDS, OWN_TOKEN, Connection
 from .errors import CANCELLED, NOT_FOUND, RAG_FAILED, UNAVAILABLE, AIProxyError, Invalid, failure
 from .metrics import Metrics
 from .models import (
@@ -334,7 +334,9 @@ class AIProxyService:
             self.well = True
         except AIProxyError as e:
             self.well = False
-            log.warning("bridge_not_healthy", bridge=self._connection.target, error=e.english)
+            # Whoever calls is not told the setting: it is the operator's.
+            see = {"set": "QINGYU_AI__PROXY__TOKEN_FILE"} if e.reason == OWN_TOKEN else {}
+            log.warning("bridge_not_healthy", bridge=self._connection.target, error=e.english, **see)
         if self.well and not was:
             log.info("bridge_healthy", bridge=self._connection.target)
 

@@ -75,8 +75,8 @@ class Asking:
                 span.set(names.RPC_STATUS, Code.CANCELLED.name)
                 span.set(names.ERROR_TYPE, tracing.CANCELLED)
             case AIProxyError():
-                # What does not hold in a request may be said back in the message.
-                told = "" if error.status is Code.INVALID_ARGUMENT else error.english
+                # What does not hold in a request may be said back in the message; an answer that is an error may quote anybody.
+                told = "" if error.status in (None, Code.INVALID_ARGUMENT) else error.english
                 if error.status is None:  # it was answered, and the answer does not hold
                     span.fail(error.code, told)
                 else:

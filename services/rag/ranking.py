@@ -79,7 +79,7 @@ def bm25(tf: Mapping[str, int], length: int, statistics: Statistics, k1: float =
     """
     norm = k1 * (1 - b + b * length / statistics.mean_length) if statistics.mean_length else k1
     idfs = statistics.idfs
-    return sum([idfs[term] * n * (k1 + 1) / (n + norm) for term, n in tf.items() if n])
+    return fsum([idfs[term] * n * (k1 + 1) / (n + norm) for term, n in tf.items() if n])
 
 
 def by_document(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from qingyu_ai.bus.handler import Call
 from qingyu_ai.contract import ai_agent_pb2 as ai
@@ -66,13 +67,15 @@ async def test_proxy_with_a_token_of_its_own_is_well_and_acts_for_whom_a_backend
 
 async def test_proxy_without_one_is_good_for_users_with_tokens_only(bridge: Bridge, start: Start) -> None:
     await bridge.worker(chat=whoami)
-    service = await start(bridge.port)
+    with capture_logs() as logs:
+        service = await start(bridge.port)
     assert not service.well
+    assert [log["set"] for log in logs if log["event"] == "bridge_not_healthy"] == ["QINGYU_AI__PROXY__TOKEN_FILE"]
     assert await said(service, Who("u1", token=token())) == "u1|True"
     error = await refusal(service, Who("u1"))
     assert (error.kind, error.reason, error.retryable) == (UNAVAILABLE, "OWN_TOKEN_NOT_TAKEN", False)
     for said_so in (error.message, error.english):
-        assert "QINGYU_AI__PROXY__TOKEN_FILE" in said_so, "whoever runs it is to know; whoever calls cannot mend it"
+        assert "QINGYU" not in said_so, "whoever runs it is to know the setting; whoever calls cannot mend it"
     with pytest.raises(AIProxyError) as streamed:
         await anext(service.chat_stream(ASKED, Who("u1")))
     assert streamed.value.reason == error.reason

@@ -168,6 +168,9 @@ async def test_stream_that_breaks_is_an_error_although_it_began_well(kept: Kept,
     code = json.loads(found[-1]["data"])["error"]["code"]
     assert (facts(served)[names.HTTP_STATUS], facts(served)[names.ERROR_TYPE]) == (200, code)
     assert served.status.status_code is StatusCode.ERROR
+    asked_at = await kept.named("qingyu.ai.agent.AIAgentService/ExecuteAgentStream", SpanKind.CLIENT)
+    for span in (served, asked_at):
+        assert "broke off" not in str(span.status.description), "an answer may quote what a user wrote"
 
 
 async def test_socket_is_one_span_from_its_opening_to_its_end(kept: Kept, bridge: Bridge, site: Site) -> None:
